@@ -1,0 +1,28 @@
+"""Matrix-free operators, spectra and preconditioners for physics-informed training."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from precondlab import operators
+from precondlab.map import Map
+from precondlab.operator import Operator, as_operator
+from precondlab.operators import Gram, Jacobian, Kernel, tangent
+from precondlab.space import Space
+from precondlab.symbol import Symbol
+
+try:
+    __version__ = version("precondlab")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0"
+
+__all__ = [
+    "Gram",
+    "Jacobian",
+    "Kernel",
+    "Map",
+    "Operator",
+    "Space",
+    "Symbol",
+    "as_operator",
+    "operators",
+    "tangent",
+]

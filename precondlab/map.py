@@ -1,0 +1,334 @@
+"""Differentiable maps θ ↦ residual: what the user has, in the form operators need."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from precondlab.errors import NotDeterministic
+from precondlab.space import Space
+
+__all__ = ["Map"]
+
+Params = Mapping[str, Tensor]
+Residual = Callable[[dict[str, Tensor]], Any]
+Rows = Mapping[str, slice]
+
+_NOISY_IN_TRAINING = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.RReLU),
+)
+_SAMPLE = 48  # rows per block on which routes are checked and memory is measured
+
+
+class Map:
+    """A differentiable map ``θ ↦ r(θ)`` from named parameters to a residual with named blocks.
+
+    Parameters
+    ----------
+    residual
+        Either one function ``residual(params) -> Tensor | dict[str, Tensor]``, or one function
+        per block, ``{block: function(params, points) -> Tensor}``, which treats its points row by
+        row. The second form lets operators work through the rows in chunks.
+    params
+        Name → tensor. Tensors that do not require a gradient are kept fixed, unless none does.
+    points
+        For the second form: block → points ``[N, d]``.
+    quadrature
+        For the second form: block → quadrature weights ``[N]`` (default 1); row i of the
+        residual is multiplied by ``√w_i``.
+    weights
+        Block → λ ≥ 0 (default 1); the rows of the block are multiplied by ``√λ``, so that the
+        loss is ``½ Σ_b λ_b Σ_i w_i r_i²``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For empty or mixed parameters, unknown blocks, a residual that is not finite or not a tensor.
+
+    Cost: one evaluation at construction.
+
+    >>> r = Map(lambda p: {"fit": p["a"] * torch.tensor([1.0, 2.0])}, {"a": torch.tensor(3.0)})
+    >>> r.value, r.codomain.slices
+    (tensor([3., 6.]), {'fit': slice(0, 2, None)})
+    """
+
+    def __init__(
+        self,
+        residual: Residual | Mapping[str, Callable[[dict[str, Tensor], Tensor], Tensor]],
+        params: Params,
+        *,
+        points: Mapping[str, Tensor] | None = None,
+        quadrature: Mapping[str, Tensor] | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self.params, self.frozen = _split_frozen(params)
+        self.domain = Space.of(self.params)
+        self._module: nn.Module | None = None
+        self._residual = residual
+        self.points = _same_blocks("points", points, residual)
+        self._build(quadrature or {}, weights or {})
+
+    @classmethod
+    def of_module(
+        cls, model: nn.Module, closure: Callable[[], Any], *, weights: Mapping[str, float] | None = None
+    ) -> Map:
+        """Return the map from a module's trainable parameters to what ``closure()`` returns.
+
+        The closure calls the model in any way, ``torch.autograd.grad`` included; while it runs, the
+        model's parameters are exchanged for the point at which the map is evaluated.
+
+        Raises
+        ------
+        ValueError
+            If the model has no trainable parameter, or has dropout or batch normalization in
+            training mode.
+        """
+        _refuse_training_mode(model)
+        host = _ClosureModule(model, closure)
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not trainable:
+            raise ValueError(
+                f"Map.of_module: {type(model).__name__} has no trainable parameter; "
+                "set requires_grad_(True) on those to be trained"
+            )
+
+        def residual(params: dict[str, Tensor]) -> Any:
+            renamed = {f"model.{name}": value for name, value in params.items()}
+            return torch.func.functional_call(host, renamed, (), strict=False, tie_weights=True)
+
+        self = cls.__new__(cls)
+        self.params = trainable
+        self.frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+        self.domain = Space.of(trainable)
+        self._module = model
+        self._residual = residual
+        self.points = None
+        with self.buffers_unchanged():
+            self._build({}, weights or {})
+        return self
+
+    def _build(self, quadrature: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
+        self._quadrature = {
+            name: self._check_quadrature(name, weight) for name, weight in quadrature.items()
+        }
+        shapes = {name: block.shape for name, block in self._blocks(self.params, None).items()}
+        self.codomain = Space(shapes, dtype=self.domain.dtype, device=self.domain.device)
+        self.weights = self._check_weights(weights)
+        if self.codomain.size == 0:
+            raise ValueError("Map: the residual has no rows; give it at least one point")
+        for name, rows in self.codomain.slices.items():
+            bad = (~self.value[rows].isfinite()).sum().item()
+            if bad:
+                where = f" in block {name!r}" if name else ""
+                raise ValueError(
+                    f"Map: {bad} of {rows.stop - rows.start} residual rows{where} are not finite; "
+                    "check the points and parameters at which the residual is evaluated"
+                )
+
+    # Evaluation ----------------------------------------------------------------------------
+
+    def __call__(self, at: Params | Tensor | None = None) -> Tensor:
+        """Return the weighted residual ``[m]`` at a point: a dict, a flat vector, or the current one."""
+        params = self.params if at is None else at if isinstance(at, Mapping) else self.domain.unravel(at)
+        scale = self.scale()
+        raw = self.raw(None)
+        with torch.enable_grad():
+            return (raw({name: value.detach() for name, value in params.items()}) * scale).detach()
+
+    @property
+    def value(self) -> Tensor:
+        """The weighted residual ``[m]`` at the current parameters."""
+        return self()
+
+    @property
+    def chunkable(self) -> bool:
+        """Whether any subset of rows can be evaluated on its own."""
+        return self.points is not None
+
+    def raw(self, rows: Rows | None) -> Callable[[dict[str, Tensor]], Tensor]:
+        """Return θ ↦ the unweighted residual (with quadrature) of some points of each block, flat.
+
+        ``rows`` selects points, block by block, and needs a map given by one function per block;
+        None means all rows.
+        """
+
+        def function(params: dict[str, Tensor]) -> Tensor:
+            return torch.cat([block.reshape(-1) for block in self._blocks(params, rows).values()])
+
+        return function
+
+    def sample(self) -> tuple[Callable[[dict[str, Tensor]], Tensor], int]:
+        """Return the map restricted to a few rows of each block, and how many rows that is."""
+        if self.points is None:
+            return self.raw(None), self.codomain.size
+        rows = {
+            name: slice(0, len(x), max(1, -(-len(x) // _SAMPLE))) for name, x in self.points.items() if len(x)
+        }
+        count = sum(
+            len(range(*part.indices(len(self.points[name])))) * self.rows_per_point(name)
+            for name, part in rows.items()
+        )
+        return self.raw(rows), count
+
+    def rows_per_point(self, block: str) -> int:
+        """Number of residual rows that one point of a block gives."""
+        shape = self.codomain.shapes[block]
+        return shape[1:].numel()
+
+    def scale(self, weights: Mapping[str, float] | None = None) -> Tensor:
+        """Return ``√λ`` of every row ``[m]``."""
+        weights = self.weights if weights is None else self._check_weights({**self.weights, **weights})
+        scale = self.codomain.zeros()
+        for name, rows in self.codomain.slices.items():
+            scale[rows] = weights[name] ** 0.5
+        return scale
+
+    def reweighted(self, weights: Mapping[str, float]) -> Map:
+        """Return the same map with other λ for some blocks."""
+        other = object.__new__(Map)
+        other.__dict__.update(self.__dict__)
+        other.weights = self._check_weights({**self.weights, **weights})
+        return other
+
+    @contextlib.contextmanager
+    def buffers_unchanged(self) -> Iterator[None]:
+        """Restore a module's buffers after the block and refuse a residual that changed them."""
+        buffers = dict(self._module.named_buffers()) if self._module is not None else {}
+        before = {name: value.clone() for name, value in buffers.items()}
+        yield
+        changed = [name for name, value in before.items() if not torch.equal(value, buffers[name])]
+        for name in changed:
+            buffers[name].copy_(before[name])
+        if changed:
+            raise NotDeterministic(
+                f"evaluating the residual changes the buffers {changed}; put the model in evaluation mode "
+                "(model.eval()) before building the map"
+            )
+
+    # Internals -----------------------------------------------------------------------------
+
+    def _blocks(self, params: Params, rows: Rows | None) -> dict[str, Tensor]:
+        everything = {**params, **{name: value.detach() for name, value in self.frozen.items()}}
+        if self.points is None:
+            if rows is not None:
+                raise ValueError("a map given by one function cannot be evaluated row by row")
+            with torch.enable_grad():
+                out = self._residual(everything if self._module is None else dict(params))
+            out = {"": out} if not isinstance(out, Mapping) else out
+            return {name: self._check_block(name, block) for name, block in out.items()}
+        blocks = {}
+        with torch.enable_grad():
+            for name, x in self.points.items():
+                part = slice(None) if rows is None else rows.get(name, slice(0, 0))
+                x = x[part]
+                if rows is not None and not len(x):
+                    continue
+                block = self._check_block(name, self._residual[name](everything, x), len(x))
+                if name in self._quadrature:
+                    root = self._quadrature[name][part]
+                    block = block * root.reshape(-1, *[1] * (block.dim() - 1))
+                blocks[name] = block
+        return blocks
+
+    def _check_block(self, name: str, block: Any, points: int | None = None) -> Tensor:
+        where = f"the residual block {name!r}" if name else "the residual"
+        if not isinstance(block, Tensor):
+            raise TypeError(
+                f"Map: {where} should be a tensor, got {type(block).__name__}; "
+                "return a tensor or a dict of tensors (named blocks)"
+            )
+        block = block.as_subclass(Tensor)
+        if block.dtype != self.domain.dtype or block.device != self.domain.device:
+            raise TypeError(
+                f"Map: {where} is {block.dtype} on {block.device} but the parameters are {self.domain.dtype} "
+                f"on {self.domain.device}; convert the points, e.g. points.to({self.domain.dtype})"
+            )
+        if points is not None and (block.dim() == 0 or len(block) != points):
+            raise ValueError(
+                f"Map: {where} should have one row per point ({points}), got shape {tuple(block.shape)}"
+            )
+        return block
+
+    def _check_quadrature(self, name: str, weight: Tensor) -> Tensor:
+        if self.points is None or name not in self.points or weight.shape != self.points[name].shape[:1]:
+            raise ValueError(f"Map: quadrature for block {name!r} needs one weight per point of that block")
+        if not (weight >= 0).all():
+            raise ValueError(f"Map: quadrature weights of block {name!r} must be ≥ 0")
+        return weight.to(self.domain.dtype).sqrt()
+
+    def _check_weights(self, weights: Mapping[str, float]) -> dict[str, float]:
+        unknown = set(weights) - set(self.codomain.shapes)
+        if unknown:
+            raise ValueError(
+                f"Map: weights for unknown blocks {sorted(unknown)}; the residual has {list(self.codomain.shapes)}"
+            )
+        result = {name: float(weights.get(name, 1.0)) for name in self.codomain.shapes}
+        wrong = {name: weight for name, weight in result.items() if not 0 <= weight < float("inf")}
+        if wrong:
+            raise ValueError(f"Map: weights must be finite and ≥ 0, got {wrong}")
+        return result
+
+    def __repr__(self) -> str:
+        blocks = ", ".join(f"{name or 'residual'}: {shape.numel()}" for name, shape in self.codomain.shapes.items())
+        frozen = f", {len(self.frozen)} frozen tensors" if self.frozen else ""
+        return f"Map[{self.domain.size} parameters → {{{blocks}}}{frozen}]"
+
+
+class _ClosureModule(nn.Module):
+    """A module whose forward pass is the user's closure, so that ``functional_call`` can run it."""
+
+    def __init__(self, model: nn.Module, closure: Callable[[], Any]) -> None:
+        super().__init__()
+        self.model = model
+        self._closure = closure
+
+    def forward(self) -> Any:
+        return self._closure()
+
+
+def _split_frozen(params: Params) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    if not isinstance(params, Mapping) or not params:
+        raise ValueError(
+            "Map: expected a non-empty dict of parameter tensors, "
+            f"got {type(params).__name__}{'' if isinstance(params, Mapping) else ' (use dict(model.named_parameters()))'}"
+        )
+    for name, value in params.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise TypeError(f"Map: parameter {name!r} should be a floating-point tensor, got {_describe(value)}")
+    trainable = {name: value for name, value in params.items() if value.requires_grad} or dict(params)
+    return trainable, {name: value for name, value in params.items() if name not in trainable}
+
+
+def _describe(value: object) -> str:
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _same_blocks(what: str, points: Mapping[str, Tensor] | None, residual: object) -> dict[str, Tensor] | None:
+    if not isinstance(residual, Mapping):
+        if points is not None:
+            raise ValueError("Map: points need a residual given block by block, {block: function(params, points)}")
+        return None
+    if points is None or points.keys() != residual.keys():
+        raise ValueError(
+            f"Map: the residual has the blocks {list(residual)}, "
+            f"{what} are given for {list(points or {})}; give points for each block"
+        )
+    return dict(points)
+
+
+def _refuse_training_mode(model: nn.Module) -> None:
+    noisy = [
+        name or type(module).__name__
+        for name, module in model.named_modules()
+        if module.training and isinstance(module, _NOISY_IN_TRAINING)
+    ]
+    if noisy:
+        raise ValueError(
+            f"the model is in training mode and its layers {noisy} change from call to call; "
+            "call model.eval() first"
+        )

@@ -1,0 +1,92 @@
+"""The two squares of an operator: ``A = JᴴJ`` on parameters and the tangent kernel ``K = JJᴴ`` on residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from precondlab.operator import Operator
+from precondlab.operators.jacobian import Jacobian
+
+__all__ = ["Gram", "Kernel"]
+
+
+class Gram(Operator):
+    """The Gram operator ``A = JᴴJ``, ``[n n]``: the matrix gradient descent sees.
+
+    For a Jacobian J of a residual this is the Gauss–Newton matrix of ``½‖r‖²``.
+
+    Cost per product: one with J and one with ``Jᴴ``.
+
+    >>> import torch
+    >>> from precondlab.operators import Dense
+    >>> Gram(Dense(torch.tensor([[1.0, 2.0]]))).dense()
+    tensor([[1., 2.],
+            [2., 4.]])
+    """
+
+    def __init__(self, J: Operator) -> None:
+        super().__init__(J.domain, J.domain, positive=True)
+        self.J = J
+
+    @property
+    def sqrt(self) -> Operator:
+        return self.J.H
+
+    def block(self, name: str) -> Gram:
+        """Return the contribution ``J_bᵀJ_b`` of one named residual block."""
+        return Gram(_jacobian(self).block(name))
+
+    def reweighted(self, weights: Mapping[str, float]) -> Gram:
+        """Return ``Σ_b λ_b J_bᵀJ_b`` with other λ for some blocks; nothing is recomputed."""
+        return Gram(_jacobian(self).reweighted(weights))
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self.J.gram(V) if isinstance(self.J, Jacobian) else self.J.backward(self.J.forward(V))
+
+    def __repr__(self) -> str:
+        return f"Gram({self.J!r})"
+
+
+class Kernel(Operator):
+    """The kernel operator ``K = JJᴴ``, ``[m m]``: the empirical neural tangent kernel of the residual.
+
+    Cost per product: one with ``Jᴴ`` and one with J.
+
+    >>> import torch
+    >>> from precondlab.operators import Dense
+    >>> Kernel(Dense(torch.tensor([[1.0, 2.0]]))).dense()
+    tensor([[5.]])
+    """
+
+    def __init__(self, J: Operator) -> None:
+        super().__init__(J.codomain, J.codomain, positive=True)
+        self.J = J
+
+    @property
+    def sqrt(self) -> Operator:
+        return self.J
+
+    def block(self, row: str, column: str | None = None) -> Operator:
+        """Return ``J_row J_columnᵀ``: how one block's residual moves when another's is descended."""
+        J = _jacobian(self)
+        if column is None or column == row:
+            return Kernel(J.block(row))
+        return J.block(row) @ J.block(column).H
+
+    def reweighted(self, weights: Mapping[str, float]) -> Kernel:
+        """Return the kernel with other λ for some blocks; nothing is recomputed."""
+        return Kernel(_jacobian(self).reweighted(weights))
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self.J.forward(self.J.backward(V))
+
+    def __repr__(self) -> str:
+        return f"Kernel({self.J!r})"
+
+
+def _jacobian(square: Gram | Kernel) -> Jacobian:
+    if not isinstance(square.J, Jacobian):
+        raise TypeError(f"{square!r}: named blocks and weights belong to a Jacobian, not to {square.J!r}")
+    return square.J

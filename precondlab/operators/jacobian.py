@@ -1,0 +1,219 @@
+"""The Jacobian of a map, and the tangent map of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from precondlab.differentiation import Route, linearize
+from precondlab.differentiation.choose import ROUTES, RouteName, choose
+from precondlab.differentiation.memory import graph_bytes
+from precondlab.map import Map
+from precondlab.operator import Operator
+from precondlab.space import Space
+
+__all__ = ["Jacobian", "tangent"]
+
+
+class Jacobian(Operator):
+    """The Jacobian ``J = ∂r/∂θ`` of a map at a point, ``[m n]``, as products only.
+
+    Parameters
+    ----------
+    map
+        The residual map r.
+    at
+        Point of linearization: a dict of parameters or a flat vector; the current parameters if None.
+    route
+        How to differentiate: ``"graph"``, ``"functional"``, ``"dual"``, or ``"auto"`` for the
+        fastest one that passes the self-check (adjoint identity, finite differences,
+        repeatability, unchanged buffers). The repr names the route in use.
+    memory_budget
+        Bytes that graphs may occupy. A map given block by block is differentiated in chunks of
+        rows if it needs more; chunks that do not fit together are rebuilt in every product.
+
+    Raises
+    ------
+    WrongDerivative, NotDeterministic, ValueError
+        As :func:`precondlab.differentiation.choose.choose`; ValueError also if the budget is
+        too small for one row.
+
+    Cost: at construction one evaluation and its reverse graph; a product ``Jv`` or ``Jᵀu`` is then
+    one or two backward passes.
+
+    >>> r = Map(lambda p: p["a"] ** 2, {"a": torch.tensor([1.0, 3.0])})
+    >>> J = Jacobian(r)
+    >>> J, J @ torch.tensor([1.0, 1.0])
+    (Jacobian[2×2, graph], tensor([2., 6.]))
+    """
+
+    def __init__(
+        self,
+        map: Map,
+        *,
+        at: Mapping[str, Tensor] | Tensor | None = None,
+        route: RouteName = "auto",
+        memory_budget: int = 2**30,
+    ) -> None:
+        if not isinstance(map, Map):
+            raise TypeError(
+                f"Jacobian: expected a pl.Map, got {type(map).__name__}; "
+                "make one by pl.Map(residual, params) or pl.Map.of_module(model, closure)"
+            )
+        super().__init__(map.domain, map.codomain)
+        self.map = map
+        self.at = _point(map, at)
+        with map.buffers_unchanged():
+            sample, sampled_rows = map.sample()
+            self.route = choose(sample, self.at, map.domain, route)
+            self._chunks = _Chunks(map, self.at, self.route, _row_budget(
+                sample, sampled_rows, self.at, self.route, map, memory_budget))
+        self._scale = map.scale()
+        self._rows = slice(0, map.codomain.size)
+
+    @property
+    def value(self) -> Tensor:
+        """The weighted residual ``[m]`` at the point of linearization."""
+        raw = torch.cat([route.value[part] for _, part, route in self._chunks(self._rows)])
+        return raw * self._scale[self._rows]
+
+    def reweighted(self, weights: Mapping[str, float]) -> Jacobian:
+        """Return the Jacobian with other λ for some blocks; nothing is recomputed."""
+        scale = self.map.scale(weights)
+        return self._view(self._rows, self.map.reweighted(weights), scale)
+
+    def block(self, name: str) -> Jacobian:
+        """Return the rows of one named block; nothing is recomputed."""
+        if name not in self.codomain.slices:
+            raise ValueError(f"{self!r}: no block {name!r}; the residual has {list(self.codomain.slices)}")
+        return self._view(self.map.codomain.slices[name], self.map, self._scale)
+
+    def _view(self, rows: slice, map: Map, scale: Tensor) -> Jacobian:
+        shapes = {
+            name: shape
+            for name, shape in map.codomain.shapes.items()
+            if rows.start <= map.codomain.slices[name].start and map.codomain.slices[name].stop <= rows.stop
+        }
+        view = object.__new__(Jacobian)
+        Operator.__init__(
+            view, self.domain, Space(shapes, dtype=self.domain.dtype, device=self.domain.device)
+        )
+        view.map, view.at, view.route, view._chunks = map, self.at, self.route, self._chunks
+        view._scale, view._rows = scale, rows
+        return view
+
+    def _apply(self, V: Tensor) -> Tensor:
+        parts = [route.jvp(V)[part] for _, part, route in self._chunks(self._rows)]
+        return torch.cat(parts) * self._scale[self._rows, None]
+
+    def _apply_adjoint(self, U: Tensor) -> Tensor:
+        U = U * self._scale[self._rows, None]
+        total = self.domain.zeros(U.shape[1])
+        for rows, part, route in self._chunks(self._rows):
+            total += route.vjp(_pad(U[rows], part, len(route.value)))
+        return total
+
+    def gram(self, V: Tensor) -> Tensor:
+        """Return ``JᵀJ V`` for a block ``[n k]``, visiting every chunk once."""
+        square = self._scale[self._rows, None] ** 2
+        total = self.domain.zeros(V.shape[1])
+        for rows, part, route in self._chunks(self._rows):
+            total += route.vjp(_pad(route.jvp(V)[part] * square[rows], part, len(route.value)))
+        return total
+
+    def __repr__(self) -> str:
+        m, n = self.shape
+        chunks = f", {len(self._chunks.rows)} chunks" if self._chunks.rebuild else ""
+        return f"Jacobian[{m}×{n}, {self.route}{chunks}]"
+
+
+def tangent(model: nn.Module, points: Tensor, **options: object) -> Jacobian:
+    """Return the tangent map ``T: v ↦ Σ_i v_i ∂u/∂θ_i(x)`` of a model at points ``[N d]``, ``[N n]``.
+
+    Options are those of :class:`Jacobian`.
+
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> tangent(model, torch.tensor([[2.0], [5.0]])).dense()
+    tensor([[2.],
+            [5.]])
+    """
+
+    def value(params: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(model, params, (x,))
+
+    params = dict(model.named_parameters())
+    return Jacobian(Map({"": value}, params, points={"": points}), **options)  # type: ignore[arg-type]
+
+
+def _point(map: Map, at: Mapping[str, Tensor] | Tensor | None) -> dict[str, Tensor]:
+    params = map.params if at is None else at if isinstance(at, Mapping) else map.domain.unravel(at)
+    map.domain.ravel(params)  # raises if a block is missing or has the wrong shape
+    point = {name: params[name].detach().clone() for name in map.domain.shapes}
+    if any(not value.isfinite().all() for value in point.values()):
+        raise ValueError("Jacobian: the point of linearization has entries that are not finite")
+    return point
+
+
+def _row_budget(
+    sample: Callable[[dict[str, Tensor]], Tensor],
+    sampled_rows: int,
+    at: dict[str, Tensor],
+    route: str,
+    map: Map,
+    memory_budget: int,
+) -> int:
+    """Return how many rows may be differentiated at once."""
+    if not map.chunkable:
+        return map.codomain.size
+    per_row = graph_bytes(sample, at, map.domain) * ROUTES[route].columns / sampled_rows
+    rows = map.codomain.size if per_row == 0 else int(memory_budget / per_row)
+    if rows < 1:
+        raise ValueError(
+            f"Jacobian: memory_budget={memory_budget:,} bytes is too small for one row, "
+            f"which needs about {per_row:,.0f} bytes"
+        )
+    return rows
+
+
+class _Chunks:
+    """Consecutive groups of rows with one route each, kept if they fit together, else rebuilt."""
+
+    def __init__(self, map: Map, at: dict[str, Tensor], route: str, budget: int) -> None:
+        self._map, self._at, self._route = map, at, route
+        self.rebuild = budget < map.codomain.size
+        self.rows: list[tuple[slice, dict[str, slice] | None]] = []
+        if not map.chunkable:
+            self.rows.append((slice(0, map.codomain.size), None))
+        else:
+            for name, points in map.points.items():
+                width, start = map.rows_per_point(name), map.codomain.slices[name].start
+                step = max(1, budget // width) if width else len(points)
+                for first in range(0, len(points), step):
+                    last = min(first + step, len(points))
+                    self.rows.append((slice(start + first * width, start + last * width), {name: slice(first, last)}))
+        self._kept = None if self.rebuild else [self._linearize(points) for _, points in self.rows]
+
+    def _linearize(self, points: dict[str, slice] | None) -> Route:
+        return linearize(self._map.raw(points), self._at, self._map.domain, self._route)
+
+    def __call__(self, wanted: slice) -> Iterator[tuple[slice, slice, Route]]:
+        """Yield, for each chunk that meets the wanted rows: their place in the result, in the chunk, its route."""
+        for index, (rows, points) in enumerate(self.rows):
+            first, last = max(rows.start, wanted.start), min(rows.stop, wanted.stop)
+            if first < last:
+                route = self._linearize(points) if self._kept is None else self._kept[index]
+                yield (
+                    slice(first - wanted.start, last - wanted.start),
+                    slice(first - rows.start, last - rows.start),
+                    route,
+                )
+
+
+def _pad(U: Tensor, part: slice, size: int) -> Tensor:
+    if len(U) == size:
+        return U
+    padded = U.new_zeros(size, U.shape[1])
+    padded[part] = U
+    return padded
