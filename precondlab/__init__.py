@@ -2,12 +2,15 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from precondlab import operators
+from precondlab import models, operators, preconditioners, problems, testing
+from precondlab.dynamics import predict_training
 from precondlab.map import Map
 from precondlab.operator import Operator, as_operator
 from precondlab.operators import Gram, Jacobian, Kernel, tangent
 from precondlab.space import Space
+from precondlab.spectrum import condition
 from precondlab.symbol import Symbol
+from precondlab.training import optimizers as optim
 
 try:
     __version__ = version("precondlab")
@@ -23,6 +26,13 @@ __all__ = [
     "Space",
     "Symbol",
     "as_operator",
+    "condition",
+    "models",
     "operators",
+    "optim",
+    "preconditioners",
+    "predict_training",
+    "problems",
     "tangent",
+    "testing",
 ]

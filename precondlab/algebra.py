@@ -35,6 +35,9 @@ class Adjoint(Operator):
     def _adjoint(self) -> Operator:
         return self.parent
 
+    def dense(self) -> Tensor:
+        return self.parent.dense().mH
+
     def __repr__(self) -> str:
         return f"{_atom(self.parent)}.H"
 
@@ -164,6 +167,12 @@ class Product(Operator):
                 return None
             roots = [*roots, middle]
         return roots[0] if len(roots) == 1 else Product(*roots)
+
+    def dense(self) -> Tensor:
+        matrix = self.factors[-1].dense()
+        for factor in reversed(self.factors[:-1]):
+            matrix = factor.forward(matrix)
+        return matrix
 
     def __repr__(self) -> str:
         return " @ ".join(_atom(factor) for factor in self.factors)

@@ -6,6 +6,7 @@ An author writes ``_apply`` and ``_apply_adjoint`` on blocks of columns; everyth
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -172,13 +173,9 @@ class Operator(LinearOperator):
     def dense(self) -> Tensor:
         """Return the matrix ``[m n]``, by min(m, n) products with columns of the identity."""
         m, n = self.shape
-        if m < n and not self.symmetric:
-            return self.H.dense().mH
-        columns = [
-            self.forward(_identity_columns(self.domain, start, min(start + _DENSE_BLOCK, n)))
-            for start in range(0, n, _DENSE_BLOCK)
-        ]
-        return torch.cat(columns, dim=1) if columns else self.codomain.zeros(0)
+        if m < n:
+            return _on_identity(self.backward, self.codomain, self.domain).mH
+        return _on_identity(self.forward, self.domain, self.codomain)
 
     def __repr__(self) -> str:
         m, n = self.shape
@@ -229,10 +226,14 @@ class Operator(LinearOperator):
         return torch.from_numpy(np.array(array, dtype=wanted, order="C", copy=True)).to(space.device)
 
 
-def _identity_columns(space: Space, start: int, stop: int) -> Tensor:
-    columns = space.zeros(stop - start)
-    columns[torch.arange(start, stop), torch.arange(stop - start)] = 1
-    return columns
+def _on_identity(product: Callable[[Tensor], Tensor], source: Space, target: Space) -> Tensor:
+    blocks = [target.zeros(0)]
+    for start in range(0, source.size, _DENSE_BLOCK):
+        width = min(_DENSE_BLOCK, source.size - start)
+        columns = source.zeros(width)
+        columns[range(start, start + width), range(width)] = 1
+        blocks.append(product(columns))
+    return torch.cat(blocks, dim=1)
 
 
 def _is_scalar(x: Any) -> bool:

@@ -39,6 +39,9 @@ class Dense(Operator):
     def _apply_adjoint(self, U: Tensor) -> Tensor:
         return self.matrix.mH @ U
 
+    def dense(self) -> Tensor:
+        return self.matrix.clone()
+
 
 class Identity(Operator):
     """The identity on a space.

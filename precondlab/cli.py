@@ -1,0 +1,149 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table as Grid
+
+from precondlab import demo as demonstration
+from precondlab.factory import FactoryError, load_residual
+from precondlab.operators import Gram, Jacobian
+from precondlab.report import Table
+from precondlab.spectrum import condition as condition_of
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Spectra and preconditioners for physics-informed training.",
+)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+progress = Console(stderr=True)
+console = Console()
+
+
+@app.callback()
+def main() -> None:
+    """Spectra and preconditioners for physics-informed training."""
+    torch.set_num_threads(1)  # more threads are slower on matrices of this size
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for pictures and demo.json.")] = Path("demo-output"),
+    as_json: JsonFlag = False,
+) -> None:
+    """Recompute the tables of the theory, measured beside predicted, and draw spectra and training curves."""
+    steps = demonstration.TABLES
+    tables = [
+        make() for make in track(steps, description="tables", console=progress, disable=not progress.is_terminal)
+    ]
+    pictures = demonstration.draw(out)
+    agrees = all(table.agrees for table in tables)
+    document = {
+        "ok": agrees,
+        "tables": [table.to_dict() for table in tables],
+        "pictures": [str(path) for path in pictures],
+        "environment": environment(),
+    }
+    (out / "demo.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if as_json:
+        _print_json(document)
+    else:
+        for table in tables:
+            console.print(_grid(table))
+        for path in [*pictures, out / "demo.json"]:
+            console.print(f"wrote {path}")
+        verdict = "every number agrees with theory" if agrees else "[bold red]some numbers disagree with theory"
+        console.print(verdict)
+    raise typer.Exit(0 if agrees else 1)
+
+
+@app.command()
+def condition(
+    target: Annotated[str, typer.Argument(metavar="FILE.py:FACTORY", help="This runs the code in the file.")],
+    num_matvecs: Annotated[int | None, typer.Option(min=1, help="Budget of products with A.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent to predict.")] = 1000,
+    out: Annotated[Path | None, typer.Option(help="Folder for pictures of spectrum and training.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Enclose the condition number of A = JᵀJ for a residual of your own.
+
+    FACTORY takes no arguments and returns a pl.Map, or a pair (model, closure) whose closure returns
+    the residual.
+    """
+    try:
+        residual = load_residual(target)
+        J = Jacobian(residual)
+        result = condition_of(Gram(J), num_matvecs=num_matvecs)
+        pictures = [] if out is None else demonstration.draw_residual(J, out, steps=steps)
+    except (ArithmeticError, FactoryError, TypeError, ValueError) as error:
+        progress.print(f"[bold red]error:[/] {escape(str(error))}")
+        raise typer.Exit(2) from None
+    document = result.to_dict() | {
+        "operator": repr(Gram(J)),
+        "residual": repr(residual),
+        "loss": 0.5 * float(residual.value @ residual.value),
+        "pictures": [str(path) for path in pictures],
+        "environment": environment(),
+    }
+    if as_json:
+        _print_json(document)
+    else:
+        grid = Grid(title=escape(document["operator"]), show_header=False, title_justify="left")
+        for name in ("estimate", "lower", "upper", "resolved", "rank", "size", "largest", "smallest"):
+            grid.add_row(name, f"{getattr(result, name):.8g}")
+        grid.add_row("noise floor", f"{result.noise_floor:.3g}")
+        grid.add_row("products", str(result.num_matvecs))
+        grid.add_row("method", result.method)
+        grid.add_row("status", f"{result.status.name.lower()}: {result.status.advice}")
+        console.print(grid)
+        for path in pictures:
+            console.print(f"wrote {path}")
+    raise typer.Exit(0 if result.status.ok else 1)
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, threads and devices: what a number depends on besides its inputs."""
+    import numpy
+    import scipy
+
+    import precondlab
+
+    return {
+        "precondlab": precondlab.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "scipy": scipy.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
+    }
+
+
+def _grid(table: Table) -> Grid:
+    grid = Grid(title=escape(table.title), title_justify="left")
+    grid.add_column("")
+    grid.add_column("theory", justify="right")
+    grid.add_column("measured", justify="right")
+    grid.add_column("")
+    for row in table.rows:
+        mark = "[green]✓" if row.agrees else "[bold red]✗"
+        grid.add_row(escape(row.quantity), row.theory, f"{row.measured:.8g}", mark)
+    return grid
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,65 @@
+"""Load a user's residual from ``FILE.py:FACTORY``."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from precondlab.map import Map
+
+__all__ = ["FactoryError", "load_residual"]
+
+
+class FactoryError(ValueError):
+    """A ``FILE.py:FACTORY`` that cannot be found or does not return a residual."""
+
+
+def load_residual(target: str) -> Map:
+    """Run the factory named by ``FILE.py:FACTORY`` and return its residual map.
+
+    The file is executed. The factory takes no arguments and returns a :class:`Map`, or a pair
+    (model, closure) for :meth:`Map.of_module`.
+
+    Raises
+    ------
+    FactoryError
+        If the file or the function does not exist, the file does not import, or the function
+        returns something else.
+    """
+    path, separator, name = target.rpartition(":")
+    if not separator or not name:
+        raise FactoryError(f"expected FILE.py:FACTORY, got {target!r}; e.g. problem.py:make_residual")
+    module = _load(Path(path))
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        found = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        raise FactoryError(f"{path} has no function {name!r}; it defines {', '.join(found) or 'none'}")
+    made = factory()
+    if isinstance(made, Map):
+        return made
+    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module) and callable(made[1]):
+        return Map.of_module(*made)
+    raise FactoryError(f"{target} should return a pl.Map or a pair (model, closure), got {type(made).__name__}")
+
+
+def _load(path: Path) -> ModuleType:
+    if not path.is_file() or path.suffix != ".py":
+        raise FactoryError(f"there is no Python file {str(path)!r}")
+    name = f"precondlab_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise FactoryError(f"cannot read {str(path)!r} as a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError, NameError) as error:
+        raise FactoryError(f"{path} does not import: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    return module

@@ -1,0 +1,7 @@
+"""Models u(x; θ): ``torch.nn`` modules that map points ``[N, d]`` to values ``[N, 1]``."""
+
+from precondlab.models.constraints import box_mask, masked, periodic
+from precondlab.models.fourier import fourier
+from precondlab.models.mlp import fourier_mlp, mlp
+
+__all__ = ["box_mask", "fourier", "fourier_mlp", "masked", "mlp", "periodic"]

@@ -1,0 +1,87 @@
+"""Pictures: spectra, loss curves and how κ grows. Each function draws on axes and returns them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_curves", "draw_descent", "draw_scaling", "draw_spectra", "style"]
+
+
+@contextlib.contextmanager
+def style() -> Any:
+    """Draw in the style of the library, without a display.
+
+    Raises ImportError with the extra to install if matplotlib is missing.
+    """
+    try:
+        import matplotlib
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'precondlab[plot]'") from error
+    with as_file(files("precondlab.report") / "precondlab.mplstyle") as path, plt.style.context(str(path)):
+        backend = matplotlib.get_backend()
+        if backend.lower() not in ("agg", "inline", "module://matplotlib_inline.backend_inline"):
+            matplotlib.use("agg")
+        yield plt
+
+
+def draw_spectra(axes: Axes, spectra: Mapping[str, Sequence[float]], *, floor: float | None = None) -> Axes:
+    """Draw eigenvalues, descending, one line per operator; a noise floor is shaded."""
+    smallest = []
+    for label, values in spectra.items():
+        descending = np.sort(np.asarray(values, dtype=float))[::-1]
+        positive = descending[descending > 0]
+        smallest.append(positive[-1])
+        axes.semilogy(np.arange(1, len(positive) + 1), positive, ".-", label=label, markersize=4, linewidth=1)
+    if floor:
+        axes.axhspan(min(*smallest, floor) / 10, floor, color="0.85", zorder=0, label="below round-off")
+    axes.set(xlabel="index", ylabel="eigenvalue")
+    axes.legend()
+    return axes
+
+
+def draw_curves(
+    axes: Axes, curves: Mapping[str, Sequence[float]], *, ylabel: str = "loss", logx: bool = False
+) -> Axes:
+    """Draw loss curves against the step; a label that starts with "predicted" is dashed."""
+    for label, values in curves.items():
+        steps = np.arange(len(values)) + (1 if logx else 0)
+        axes.plot(steps, values, "--" if label.startswith("predicted") else "-", label=label)
+    axes.set(xlabel="step + 1" if logx else "step", ylabel=ylabel, yscale="log", xscale="log" if logx else "linear")
+    axes.legend()
+    return axes
+
+
+def draw_scaling(
+    axes: Axes, x: Sequence[float], measured: Mapping[str, Sequence[float]], *, slope: float, xlabel: str
+) -> Axes:
+    """Draw κ against a problem size on logarithmic axes, with a line of the theoretical slope through the last point."""
+    for label, values in measured.items():
+        axes.loglog(x, values, "o-", label=label)
+    first = np.asarray(next(iter(measured.values())), dtype=float)
+    reference = first[-1] * (np.asarray(x, dtype=float) / x[-1]) ** slope
+    axes.loglog(x, reference, "k:", linewidth=1.2, label=f"slope {slope:g}")
+    axes.set(xlabel=xlabel, ylabel="κ")
+    axes.legend()
+    return axes
+
+
+def draw_descent(axes: Axes, steps: Mapping[str, tuple[int, int]]) -> Axes:
+    """Draw predicted beside measured numbers of steps as bars."""
+    positions = np.arange(len(steps))
+    for shift, (side, name) in enumerate(((0, "predicted"), (1, "measured"))):
+        heights = [pair[side] for pair in steps.values()]
+        bars = axes.bar(positions + 0.4 * (shift - 0.5), heights, 0.38, label=name)
+        axes.bar_label(bars, [f"{h:,}" for h in heights], fontsize=8)
+    axes.set(yscale="log", ylabel="steps to an error of 1e-8")
+    axes.set_xticks(positions, list(steps))
+    axes.legend()
+    return axes

@@ -1,0 +1,5 @@
+"""Optimizers that own their residual."""
+
+from precondlab.training import optimizers
+
+__all__ = ["optimizers"]
