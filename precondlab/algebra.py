@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
@@ -82,7 +83,7 @@ class Scaled(Operator):
     def _apply_adjoint(self, U: Tensor) -> Tensor:
         return self.factor.conjugate() * self.parent.backward(U)
 
-    @property
+    @cached_property
     def sqrt(self) -> Operator | None:
         root = self.parent.sqrt if self.positive else None
         return None if root is None else Scaled(root, abs(self.factor) ** 0.5)
@@ -155,7 +156,7 @@ class Product(Operator):
             U = factor.backward(U)
         return U
 
-    @property
+    @cached_property
     def sqrt(self) -> Operator | None:
         if not self.positive:
             return None

@@ -46,9 +46,7 @@ def demo(
 ) -> None:
     """Recompute the tables of the theory, measured beside predicted, and draw spectra and training curves."""
     steps = demonstration.TABLES
-    tables = [
-        make() for make in track(steps, description="tables", console=progress, disable=not progress.is_terminal)
-    ]
+    tables = [make() for make in track(steps, description="tables", console=progress, disable=not progress.is_terminal)]
     pictures = demonstration.draw(out)
     agrees = all(table.agrees for table in tables)
     document = {

@@ -10,11 +10,11 @@ import torch
 from precondlab import paper
 from precondlab.dynamics import predict_training
 from precondlab.models import fourier
-from precondlab.operators import Gram, Jacobian
 from precondlab.operator import Operator
+from precondlab.operators import Gram, Jacobian
 from precondlab.preconditioners import symbol
 from precondlab.problems import poisson
-from precondlab.report import draw_curves, draw_descent, draw_scaling, draw_spectra, style
+from precondlab.report import draw_curves, draw_scaling, draw_spectra, style
 from precondlab.spectrum import condition
 from precondlab.training.optimizers import GradientDescent
 

@@ -113,9 +113,7 @@ class Map:
         return self
 
     def _build(self, quadrature: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
-        self._quadrature = {
-            name: self._check_quadrature(name, weight) for name, weight in quadrature.items()
-        }
+        self._quadrature = {name: self._check_quadrature(name, weight) for name, weight in quadrature.items()}
         shapes = {name: block.shape for name, block in self._blocks(self.params, None).items()}
         self.codomain = Space(shapes, dtype=self.domain.dtype, device=self.domain.device)
         self.weights = self._check_weights(weights)
@@ -166,12 +164,9 @@ class Map:
         """Return the map restricted to a few rows of each block, and how many rows that is."""
         if self.points is None:
             return self.raw(None), self.codomain.size
-        rows = {
-            name: slice(0, len(x), max(1, -(-len(x) // _SAMPLE))) for name, x in self.points.items() if len(x)
-        }
+        rows = {name: slice(0, len(x), max(1, -(-len(x) // _SAMPLE))) for name, x in self.points.items() if len(x)}
         count = sum(
-            len(range(*part.indices(len(self.points[name])))) * self.rows_per_point(name)
-            for name, part in rows.items()
+            len(range(*part.indices(len(self.points[name])))) * self.rows_per_point(name) for name, part in rows.items()
         )
         return self.raw(rows), count
 
@@ -249,9 +244,7 @@ class Map:
                 f"on {self.domain.device}; convert the points, e.g. points.to({self.domain.dtype})"
             )
         if points is not None and (block.dim() == 0 or len(block) != points):
-            raise ValueError(
-                f"Map: {where} should have one row per point ({points}), got shape {tuple(block.shape)}"
-            )
+            raise ValueError(f"Map: {where} should have one row per point ({points}), got shape {tuple(block.shape)}")
         return block
 
     def _check_quadrature(self, name: str, weight: Tensor) -> Tensor:
@@ -329,6 +322,5 @@ def _refuse_training_mode(model: nn.Module) -> None:
     ]
     if noisy:
         raise ValueError(
-            f"the model is in training mode and its layers {noisy} change from call to call; "
-            "call model.eval() first"
+            f"the model is in training mode and its layers {noisy} change from call to call; call model.eval() first"
         )

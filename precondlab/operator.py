@@ -44,17 +44,14 @@ class Operator(LinearOperator):
     tensor([3., 8.])
     """
 
-    def __init__(
-        self, domain: Space, codomain: Space, *, symmetric: bool = False, positive: bool = False
-    ) -> None:
+    def __init__(self, domain: Space, codomain: Space, *, symmetric: bool = False, positive: bool = False) -> None:
         if domain.dtype != codomain.dtype or domain.device != codomain.device:
             raise ValueError(
                 f"{type(self).__name__}: domain {domain} and codomain {codomain} differ in dtype or device"
             )
         if (symmetric or positive) and domain.size != codomain.size:
             raise ValueError(
-                f"{type(self).__name__}: a symmetric operator is square, "
-                f"got {codomain.size}×{domain.size}"
+                f"{type(self).__name__}: a symmetric operator is square, got {codomain.size}×{domain.size}"
             )
         self.domain = domain
         self.codomain = codomain
@@ -154,7 +151,9 @@ class Operator(LinearOperator):
         return algebra.Sum(as_operator(other, like=self), self) if isinstance(other, LinearOperator) else NotImplemented
 
     def __sub__(self, other: Any) -> Operator:
-        return algebra.Sum(self, -as_operator(other, like=self)) if isinstance(other, LinearOperator) else NotImplemented
+        return (
+            algebra.Sum(self, -as_operator(other, like=self)) if isinstance(other, LinearOperator) else NotImplemented
+        )
 
     def __neg__(self) -> Operator:
         return algebra.Scaled(self, -1.0)
@@ -246,7 +245,8 @@ class Foreign(Operator):
     def __init__(self, parent: LinearOperator, *, device: torch.device | str = "cpu") -> None:
         dtype = torch.from_numpy(np.empty(0, dtype=np.result_type(parent.dtype, np.float32))).dtype
         super().__init__(
-            Space(parent.shape[1], dtype=dtype, device=device), Space(parent.shape[0], dtype=dtype, device=device)
+            Space(parent.shape[1], dtype=dtype, device=device),
+            Space(parent.shape[0], dtype=dtype, device=device),
         )
         self.parent = parent
 

@@ -102,9 +102,7 @@ class Space:
         for name, shape in self.shapes.items():
             block = tree[name]
             if block.shape[block.dim() - len(shape) :] != shape:
-                raise ValueError(
-                    f"ravel: block {name!r} should have shape {tuple(shape)}, got {tuple(block.shape)}"
-                )
+                raise ValueError(f"ravel: block {name!r} should have shape {tuple(shape)}, got {tuple(block.shape)}")
             flat.append(block.reshape(*block.shape[: block.dim() - len(shape)], -1))
         return torch.cat(flat, dim=-1)
 

@@ -61,9 +61,7 @@ class Symbol:
     def __call__(self, wavevectors: Tensor) -> Tensor:
         """Return σ(k) ``[n]`` (complex) for wave vectors ``[n, dim]``."""
         if wavevectors.dim() != 2 or wavevectors.shape[1] != self.dim:
-            raise ValueError(
-                f"Symbol: expected wave vectors of shape [n, {self.dim}], got {tuple(wavevectors.shape)}"
-            )
+            raise ValueError(f"Symbol: expected wave vectors of shape [n, {self.dim}], got {tuple(wavevectors.shape)}")
         ik = 1j * wavevectors
         value = torch.zeros_like(ik[:, 0])
         for alpha, coefficient in self.coefficients.items():

@@ -25,7 +25,10 @@ def test_ravel_undoes_unravel(shapes, lead):
         name: (*lead, *shape) for name, shape in shapes.items()
     }
     assert torch.equal(space.ravel(blocks), vectors)
-    assert all(torch.equal(vectors[..., part], blocks[k].reshape((*lead, part.stop - part.start))) for k, part in space.slices.items())
+    assert all(
+        torch.equal(vectors[..., part], blocks[k].reshape((*lead, part.stop - part.start)))
+        for k, part in space.slices.items()
+    )
 
 
 def test_slices_are_consecutive_and_in_order():

@@ -10,9 +10,7 @@ from precondlab.differentiation.graph import Graph
 from precondlab.space import Space
 
 
-def graph_bytes(
-    function: Callable[[dict[str, Tensor]], Tensor], params: Mapping[str, Tensor], space: Space
-) -> int:
+def graph_bytes(function: Callable[[dict[str, Tensor]], Tensor], params: Mapping[str, Tensor], space: Space) -> int:
     """Return the bytes of the tensors a retained graph and its backward graph keep, without the parameters.
 
     The graphs are walked node by node and every saved storage is counted once.
@@ -39,5 +37,7 @@ def _saved(node: object) -> list[Tensor]:
     found = []
     for name in names:
         value = getattr(node, name)
-        found.extend(item for item in (value if isinstance(value, tuple | list) else [value]) if isinstance(item, Tensor))
+        found.extend(
+            item for item in (value if isinstance(value, tuple | list) else [value]) if isinstance(item, Tensor)
+        )
     return found

@@ -112,9 +112,7 @@ def _predicted(factors: Tensor, components: Tensor, rtol: float) -> int:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (
-            (low, middle) if (factors**middle * components).norm().item() <= target else (middle, high)
-        )
+        low, high = (low, middle) if (factors**middle * components).norm().item() <= target else (middle, high)
     return high
 
 

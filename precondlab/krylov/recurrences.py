@@ -66,9 +66,7 @@ class Bidiagonalization:
         return values, np.abs(self.superdiagonal[-1] * left[-1])
 
 
-def lanczos(
-    A: Operator, start: Tensor, *, num_matvecs: int, M: Operator | None = None
-) -> Iterator[Tridiagonalization]:
+def lanczos(A: Operator, start: Tensor, *, num_matvecs: int, M: Operator | None = None) -> Iterator[Tridiagonalization]:
     """Yield the Lanczos tridiagonalization of a symmetric operator, one step at a time.
 
     With a preconditioner M the recurrence is that of ``M A`` in the inner product of ``M⁻¹``, which
@@ -85,7 +83,8 @@ def lanczos(
     Reference: Golub & Van Loan, Matrix Computations, 4th ed., §10.1 and §11.5.2.
 
     >>> from precondlab.operators import Diagonal
-    >>> for T in lanczos(Diagonal(torch.tensor([1.0, 4.0])), torch.ones(2), num_matvecs=2): pass
+    >>> for T in lanczos(Diagonal(torch.tensor([1.0, 4.0])), torch.ones(2), num_matvecs=2):
+    ...     pass
     >>> T.eigh()[0].round(5), T.exhausted
     (array([1., 4.]), True)
     """
@@ -138,7 +137,8 @@ def golub_kahan(J: Operator, start: Tensor, *, num_matvecs: int) -> Iterator[Bid
     Reference: Golub & Kahan (1965), doi:10.1137/0702016.
 
     >>> from precondlab.operators import Diagonal
-    >>> for B in golub_kahan(Diagonal(torch.tensor([1.0, 2.0])), torch.ones(2), num_matvecs=2): pass
+    >>> for B in golub_kahan(Diagonal(torch.tensor([1.0, 2.0])), torch.ones(2), num_matvecs=2):
+    ...     pass
     >>> B.svd()[0].round(5)
     array([2., 1.])
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
 from torch import Tensor
 
@@ -30,7 +31,7 @@ class Gram(Operator):
         super().__init__(J.domain, J.domain, positive=True)
         self.J = J
 
-    @property
+    @cached_property
     def sqrt(self) -> Operator:
         return self.J.H
 
@@ -64,7 +65,7 @@ class Kernel(Operator):
         super().__init__(J.codomain, J.codomain, positive=True)
         self.J = J
 
-    @property
+    @cached_property
     def sqrt(self) -> Operator:
         return self.J
 

@@ -68,8 +68,12 @@ class Jacobian(Operator):
         with map.buffers_unchanged():
             sample, sampled_rows = map.sample()
             self.route = choose(sample, self.at, map.domain, route)
-            self._chunks = _Chunks(map, self.at, self.route, _row_budget(
-                sample, sampled_rows, self.at, self.route, map, memory_budget))
+            self._chunks = _Chunks(
+                map,
+                self.at,
+                self.route,
+                _row_budget(sample, sampled_rows, self.at, self.route, map, memory_budget),
+            )
         self._scale = map.scale()
         self._rows = slice(0, map.codomain.size)
 
@@ -97,9 +101,7 @@ class Jacobian(Operator):
             if rows.start <= map.codomain.slices[name].start and map.codomain.slices[name].stop <= rows.stop
         }
         view = object.__new__(Jacobian)
-        Operator.__init__(
-            view, self.domain, Space(shapes, dtype=self.domain.dtype, device=self.domain.device)
-        )
+        Operator.__init__(view, self.domain, Space(shapes, dtype=self.domain.dtype, device=self.domain.device))
         view.map, view.at, view.route, view._chunks = map, self.at, self.route, self._chunks
         view._scale, view._rows = scale, rows
         return view

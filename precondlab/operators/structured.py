@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,7 +30,10 @@ class Dense(Operator):
                 "use torch.as_tensor"
             )
         super().__init__(
-            _space(matrix.shape[1], matrix), _space(matrix.shape[0], matrix), symmetric=symmetric, positive=positive
+            _space(matrix.shape[1], matrix),
+            _space(matrix.shape[0], matrix),
+            symmetric=symmetric,
+            positive=positive,
         )
         self.matrix = matrix.detach()
 
@@ -56,7 +60,7 @@ class Identity(Operator):
     def _apply(self, V: Tensor) -> Tensor:
         return V.clone()
 
-    @property
+    @cached_property
     def sqrt(self) -> Operator:
         return self
 
@@ -82,7 +86,7 @@ class Diagonal(Operator):
     def _apply_adjoint(self, U: Tensor) -> Tensor:
         return self.entries.conj()[:, None] * U
 
-    @property
+    @cached_property
     def sqrt(self) -> Operator | None:
         return Diagonal(self.entries.sqrt()) if self.positive else None
 
@@ -120,7 +124,7 @@ class LowRank(Operator):
     def _apply_adjoint(self, U: Tensor) -> Tensor:
         return self.V @ (self.s.conj()[:, None] * (self.U.mH @ U))
 
-    @property
+    @cached_property
     def sqrt(self) -> Operator | None:
         return Dense(self.U * self.s.sqrt()) if self.positive else None
 
@@ -203,7 +207,7 @@ class BlockDiagonal(Operator):
         pieces = V.split([part.shape[axis] for part in self.parts])
         return torch.cat([product(part, piece) for part, piece in zip(self.parts, pieces, strict=True)])
 
-    @property
+    @cached_property
     def sqrt(self) -> Operator | None:
         roots = [root for part in self.parts if (root := part.sqrt) is not None]
         return BlockDiagonal(*roots) if len(roots) == len(self.parts) else None

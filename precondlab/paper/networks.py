@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -32,7 +31,10 @@ def fourier_network(seeds: Sequence[int] = (0, 1, 2)) -> Table:
     """The same for a network of 25 Fourier features, λ = 1, and with the features scaled by P, γ = 0.1."""
     table = Table("Poisson, 25 Fourier features → 5 gelu → 1 (136 parameters), λ = 1: % of eigenvalues, ±3 points")
     P = symbol(poisson(dim=1), fourier(12), kernel=0.1).sqrt.entries
-    expected = {"without P": ("24 ± 5", "32 ± 3", "3.1e3 ± 0.7e3"), "with P": ("64 ± 3", "18 ± 3", "2.3 ± 0.15")}
+    expected = {
+        "without P": ("24 ± 5", "32 ± 3", "3.1e3 ± 0.7e3"),
+        "with P": ("64 ± 3", "18 ± 3", "2.3 ± 0.15"),
+    }
     for (name, (below, above, largest)), scale in zip(expected.items(), (None, P), strict=True):
         for seed in seeds:
             values = _eigenvalues(fourier_mlp(12, (5,), activation="gelu", scale=scale, seed=seed), weight=1.0)

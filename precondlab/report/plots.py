@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_curves", "draw_descent", "draw_scaling", "draw_spectra", "style"]
+__all__ = ["draw_curves", "draw_scaling", "draw_spectra", "style"]
 
 
 @contextlib.contextmanager
@@ -48,13 +48,12 @@ def draw_spectra(axes: Axes, spectra: Mapping[str, Sequence[float]], *, floor: f
     return axes
 
 
-def draw_curves(
-    axes: Axes, curves: Mapping[str, Sequence[float]], *, ylabel: str = "loss", logx: bool = False
-) -> Axes:
-    """Draw loss curves against the step; a label that starts with "predicted" is dashed."""
+def draw_curves(axes: Axes, curves: Mapping[str, Sequence[float]], *, ylabel: str = "loss", logx: bool = False) -> Axes:
+    """Draw loss curves against the step; a label that starts with "predicted" is dotted."""
     for label, values in curves.items():
         steps = np.arange(len(values)) + (1 if logx else 0)
-        axes.plot(steps, values, "--" if label.startswith("predicted") else "-", label=label)
+        predicted = label.startswith("predicted")
+        axes.plot(steps, values, "k:" if predicted else "-", linewidth=1.2 if predicted else 2.4, label=label)
     axes.set(xlabel="step + 1" if logx else "step", ylabel=ylabel, yscale="log", xscale="log" if logx else "linear")
     axes.legend()
     return axes
@@ -70,18 +69,7 @@ def draw_scaling(
     reference = first[-1] * (np.asarray(x, dtype=float) / x[-1]) ** slope
     axes.loglog(x, reference, "k:", linewidth=1.2, label=f"slope {slope:g}")
     axes.set(xlabel=xlabel, ylabel="κ")
-    axes.legend()
-    return axes
-
-
-def draw_descent(axes: Axes, steps: Mapping[str, tuple[int, int]]) -> Axes:
-    """Draw predicted beside measured numbers of steps as bars."""
-    positions = np.arange(len(steps))
-    for shift, (side, name) in enumerate(((0, "predicted"), (1, "measured"))):
-        heights = [pair[side] for pair in steps.values()]
-        bars = axes.bar(positions + 0.4 * (shift - 0.5), heights, 0.38, label=name)
-        axes.bar_label(bars, [f"{h:,}" for h in heights], fontsize=8)
-    axes.set(yscale="log", ylabel="steps to an error of 1e-8")
-    axes.set_xticks(positions, list(steps))
+    axes.set_xticks(x, [f"{value:g}" for value in x])
+    axes.minorticks_off()
     axes.legend()
     return axes

@@ -88,7 +88,11 @@ class Condition:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON; infinities become None."""
-        values = asdict(self) | {"status": self.status.name, "ok": self.status.ok, "advice": self.status.advice}
+        values = asdict(self) | {
+            "status": self.status.name,
+            "ok": self.status.ok,
+            "advice": self.status.advice,
+        }
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()

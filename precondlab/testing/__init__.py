@@ -3,7 +3,8 @@
 Two lines put an operator under the contract::
 
     @pytest.mark.parametrize("check", pl.testing.checks(make()), ids=str)
-    def test_mine(check): check()
+    def test_mine(check):
+        check()
 
 Random operators, maps, models and problems for tests with hypothesis are in
 ``pl.testing.strategies``, which needs ``pip install "precondlab[testing]"``.

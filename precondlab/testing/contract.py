@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -47,8 +47,8 @@ def checks(
     matrix: Tensor | None = None,
     generator: torch.Generator | None = None,
     rtol: float | None = None,
-) -> Iterator[Check]:
-    """Yield the checks that apply to an operator, without running them.
+) -> list[Check]:
+    """Return the checks that apply to an operator, without running them.
 
     Parameters are those of :func:`check_operator`. Each check draws its own random vectors, so
     it gives the same answer alone and in any order.
@@ -60,10 +60,16 @@ def checks(
     operator = A if isinstance(A, Operator) else as_operator(A)
     if matrix is not None and matrix.shape != operator.shape:
         raise ValueError(f"check {operator!r}: expected a matrix {operator.shape}, got {tuple(matrix.shape)}")
-    seed = 0 if generator is None else int(torch.randint(2**31, (), generator=generator, device=generator.device))
-    for name, (law, applies) in LAWS.items():
-        if applies(operator, matrix):
-            yield Check(name, partial(_run, law, operator, name, seed, rtol, matrix))
+    seed = (
+        0
+        if generator is None
+        else int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    )
+    return [
+        Check(name, partial(_run, law, operator, name, seed, rtol, matrix))
+        for name, (law, applies) in LAWS.items()
+        if applies(operator, matrix)
+    ]
 
 
 def check_operator(
@@ -113,7 +119,7 @@ def check_operator(
     ...
     precondlab.testing.probe.CheckFailed: ...
     """
-    every = list(checks(A, matrix=matrix, generator=generator, rtol=rtol))
+    every = checks(A, matrix=matrix, generator=generator, rtol=rtol)
     failures = []
     for check in every:
         try:

@@ -27,7 +27,12 @@ def linear(p: Probe) -> None:
         allowed = p.scale * (abs(a) * norm(X) + abs(b) * norm(Y))
         p.close(f"{name}(αx + βy) - (α{name}x + β{name}y)", B @ (a * X + b * Y), a * AX + b * AY, allowed)
         for factor in (1e4, 1e-4):
-            p.close(f"{name}({factor:g}x) / {factor:g} - {name}x", B @ (factor * X) / factor, AX, p.scale * norm(X))
+            p.close(
+                f"{name}({factor:g}x) / {factor:g} - {name}x",
+                B @ (factor * X) / factor,
+                AX,
+                p.scale * norm(X),
+            )
 
 
 def adjoint(p: Probe) -> None:
@@ -44,7 +49,12 @@ def block_is_columns(p: Probe) -> None:
         V = p.vectors(B.domain, 19)
         columns = torch.stack([B @ v for v in V.T], dim=1)
         for k in (1, 2, 19):
-            p.close(f"{name} @ (block of {k}) against its columns", B @ V[:, :k], columns[:, :k], p.scale * norm(V))
+            p.close(
+                f"{name} @ (block of {k}) against its columns",
+                B @ V[:, :k],
+                columns[:, :k],
+                p.scale * norm(V),
+            )
 
 
 def zero_columns(p: Probe) -> None:
@@ -54,7 +64,10 @@ def zero_columns(p: Probe) -> None:
         V[:, 1] = 0
         p.require(not (B @ V)[:, 1].any(), f"{name} @ 0 is not zero: is the operator affine?")
         for empty in (V[:, :0], V[:, :0].numpy(force=True)):
-            p.require(tuple((B @ empty).shape) == (B.shape[0], 0), f"{name} @ (block of no columns) has a wrong shape")
+            p.require(
+                tuple((B @ empty).shape) == (B.shape[0], 0),
+                f"{name} @ (block of no columns) has a wrong shape",
+            )
 
 
 def torch_is_numpy(p: Probe) -> None:
@@ -95,7 +108,10 @@ def complex_vectors(p: Probe) -> None:
     for name, B in p.sides():
         X, Y = p.vectors(B.domain, 2), p.vectors(B.domain, 2)
         p.close(
-            f"{name}(x + iy)", B @ torch.complex(X, Y), torch.complex(B @ X, B @ Y), p.scale * (norm(X) + norm(Y))
+            f"{name}(x + iy)",
+            B @ torch.complex(X, Y),
+            torch.complex(B @ X, B @ Y),
+            p.scale * (norm(X) + norm(Y)),
         )
 
 
@@ -165,6 +181,8 @@ def repeatable(p: Probe) -> None:
         gain = norm(first) + p.scale
         allowed = tolerance(B.domain.dtype, gain=gain) if p.rtol is None else p.rtol * gain
         p.close(f"{name} @ v once and again", again, kept, allowed)
+        B @ p.vectors(B.domain, 3)
+        p.require(torch.equal(first, kept), f"{name} @ w changes the result of an earlier product")
         again.zero_()
         p.require(torch.equal(V, before), f"{name} @ v returns the memory of v")
         p.close(f"{name} @ v after a result was overwritten", B @ V, kept, allowed)
@@ -204,7 +222,9 @@ def scipy_attributes(p: Probe) -> None:
     """SciPy's ``shape``, ``dtype``, ``H`` and ``T``; a repr; a counter that counts columns."""
     A, (m, n) = p.A, p.A.shape
     p.require(isinstance(A, LinearOperator), "not a SciPy LinearOperator")
-    p.require((m, n) == (A.codomain.size, A.domain.size), f"shape {A.shape} against {A.codomain} ← {A.domain}")
+    p.require(
+        (m, n) == (A.codomain.size, A.domain.size), f"shape {A.shape} against {A.codomain} ← {A.domain}"
+    )
     p.require(A.dtype == A.domain.numpy_dtype, f"dtype {A.dtype} against {A.domain.numpy_dtype}")
     p.require(A.H.shape == (n, m) and A.T.shape == (n, m), f"A.H or A.T is not {n}×{m}")
     p.require(bool(repr(A)) and "\n" not in repr(A), "repr is not one line")
@@ -217,7 +237,9 @@ def scipy_attributes(p: Probe) -> None:
     p.close("A.rmatmat(U) against A.H @ U", A.rmatmat(U), A.H @ U, p.scale * norm(U))
     before = A.num_matvecs
     A @ V
-    p.require(A.num_matvecs == before + 2, f"num_matvecs grew by {A.num_matvecs - before} for a block of 2 columns")
+    p.require(
+        A.num_matvecs == before + 2, f"num_matvecs grew by {A.num_matvecs - before} for a block of 2 columns"
+    )
 
 
 def derivative(p: Probe) -> None:

@@ -7,6 +7,7 @@ from a torch generator whose seed is drawn.
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,7 +55,9 @@ def spectra(
     largest is 1 in size, non-zero ones are at least ``1/condition``.
     """
     n = draw(st.integers(min_size, max_size))
-    kind = draw(st.sampled_from(["uniform", "log", "power", "cluster", "tight", "isolated", "zeros", "strakos"]))
+    kind = draw(
+        st.sampled_from(["uniform", "log", "power", "cluster", "tight", "isolated", "zeros", "strakos"])
+    )
     generator = draw(generators())
     u = torch.rand(n, dtype=torch.float64, generator=generator)
     i = torch.arange(1, n + 1, dtype=torch.float64)
@@ -145,7 +148,9 @@ def _tree(
             return (A + B, a + b) if node == "sum" else (A - B, a - b)
         case "scaled" | "divided":
             A, a = sub(m, n)
-            factor = draw(st.sampled_from([-2, -1.0, 0, 0.5, 3.0, *([1j, 2 - 1j] if dtype.is_complex else [])]))
+            factor = draw(
+                st.sampled_from([-2, -1.0, 0, 0.5, 3.0, *([1j, 2 - 1j] if dtype.is_complex else [])])
+            )
             return (A / (factor or 1), a / (factor or 1)) if node == "divided" else (factor * A, factor * a)
         case "adjoint" | "transpose":
             A, a = sub(n, m)
@@ -205,7 +210,9 @@ def _leaf(draw: Draw, m: int, n: int, dtype: torch.dtype, generator: torch.Gener
             Q = torch.linalg.qr(normal(n, n)).Q
             a = (Q * values) @ Q.mH
             a = ((a + a.mH) / 2).to(dtype)
-            return Dense(a, symmetric=True, positive=kind == "positive" and bool(values.min() > 1e-3)), a.to(wide)
+            return Dense(a, symmetric=True, positive=kind == "positive" and bool(values.min() > 1e-3)), a.to(
+                wide
+            )
 
 
 @st.composite
@@ -229,7 +236,7 @@ def models(
     activation = draw(st.sampled_from(SMOOTH))
     sizes = [inputs, *[width] * hidden, outputs]
     layers: list[nn.Module] = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in itertools.pairwise(sizes):
         if layers:
             layers.append(activation())
         layers.append(nn.Linear(a, b, bias=draw(st.booleans()), dtype=dtype))
@@ -316,6 +323,8 @@ def problems(draw: Draw) -> Any:
     from precondlab import problems as package
 
     factories = [getattr(package, name) for name in package.__all__]
-    factories = [f for f in factories if inspect.isfunction(f) and f.__module__ != "precondlab.problems.problem"]
+    factories = [
+        f for f in factories if inspect.isfunction(f) and f.__module__ != "precondlab.problems.problem"
+    ]
     factory = draw(st.sampled_from(sorted(factories, key=lambda f: f.__name__)))
     return factory(dim=1) if "dim" in inspect.signature(factory).parameters else factory()

@@ -64,10 +64,12 @@ def test_gradient_is_the_hosts_gradient(poisson):
     X, y, aux = poisson.data.train_next_batch()
     _, losses = poisson.outputs_losses_train(X, y, aux)
     theirs = torch.autograd.grad(losses.sum(), list(poisson.net.parameters()), allow_unused=True)
-    flat = torch.cat([
-        (torch.zeros_like(p) if g is None else g).reshape(-1)
-        for p, g in zip(poisson.net.parameters(), theirs, strict=True)
-    ])
+    flat = torch.cat(
+        [
+            (torch.zeros_like(p) if g is None else g).reshape(-1)
+            for p, g in zip(poisson.net.parameters(), theirs, strict=True)
+        ]
+    )
     assert (ours - flat).norm() <= 1e-12 * flat.norm()
 
 

@@ -33,10 +33,10 @@ def test_masked_models_take_the_lift_on_the_boundary_for_all_parameters():
 
 def test_periodic_models_repeat_in_the_chosen_axes():
     model = models.periodic(models.mlp((3, 5, 1), seed=0), (2.0, None))
-    x = torch.rand(6, 2, dtype=torch.float64)
+    x = torch.rand(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(model(x + torch.tensor([2.0, 0.0])), model(x))
-    assert (model(x + torch.tensor([1.0, 0.0])) - model(x)).abs().min() > 1e-4
-    assert (model(x + torch.tensor([0.0, 2.0])) - model(x)).abs().min() > 1e-4
+    assert (model(x + torch.tensor([1.0, 0.0])) - model(x)).abs().max() > 1e-3
+    assert (model(x + torch.tensor([0.0, 2.0])) - model(x)).abs().max() > 1e-3
 
 
 def test_the_embedding_is_cosine_then_sine():

@@ -49,16 +49,12 @@ class GradientDescent(torch.optim.Optimizer):
     (tensor(2.), [3.0])
     """
 
-    def __init__(
-        self, residual: Map, *, lr: float | None = None, preconditioner: Operator | None = None
-    ) -> None:
+    def __init__(self, residual: Map, *, lr: float | None = None, preconditioner: Operator | None = None) -> None:
         if lr is not None and not lr > 0:
             raise ValueError(f"GradientDescent: lr should be positive, got {lr}")
         n = residual.domain.size
         if preconditioner is not None and preconditioner.shape != (n, n):
-            raise ValueError(
-                f"GradientDescent: expected a preconditioner of shape {(n, n)}, got {preconditioner!r}"
-            )
+            raise ValueError(f"GradientDescent: expected a preconditioner of shape {(n, n)}, got {preconditioner!r}")
         self.residual = residual
         self.preconditioner = preconditioner
         super().__init__(list(residual.params.values()), {"lr": self._rate() if lr is None else lr})

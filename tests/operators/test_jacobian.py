@@ -1,0 +1,218 @@
+"""Jacobians: dense oracle, chunks, blocks, weights, points, tied and frozen parameters."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from precondlab.map import Map
+from precondlab.operators import Gram, Jacobian, Kernel, tangent
+from precondlab.testing import check_operator, tolerance
+from precondlab.testing.strategies import generators, maps, models
+
+F64 = torch.float64
+theta = {"a": torch.tensor([1.0, 2.0], dtype=F64)}
+
+
+def dense(r, at=None):
+    """Return the weighted Jacobian by torch.autograd.functional, row by row."""
+    at = r.domain.ravel(r.params).detach() if at is None else at
+    raw = torch.autograd.functional.jacobian(lambda t: r.raw(None)(r.domain.unravel(t)), at)
+    return r.scale()[:, None] * raw
+
+
+def assert_close(A, matrix):
+    allowed = tolerance(matrix.dtype, size=min(matrix.shape) or 1, gain=matrix.norm().item() + 1)
+    assert (A.dense() - matrix).norm() <= allowed
+
+
+@settings(max_examples=10)
+@given(maps(), generators())
+def test_contract_and_dense_oracle(r, generator):
+    check_operator(Jacobian(r), matrix=dense(r), generator=generator)
+
+
+@settings(max_examples=5)
+@given(maps(styles=["closure"]), generators())
+def test_squares_meet_the_contract(r, generator):
+    J, matrix = Jacobian(r), dense(r)
+    check_operator(Gram(J), matrix=matrix.T @ matrix, generator=generator)
+    check_operator(Kernel(J), matrix=matrix @ matrix.T, generator=generator)
+
+
+@settings(max_examples=6)
+@given(maps(dtypes=[torch.float32]), generators())
+def test_single_precision(r, generator):
+    check_operator(Jacobian(r), generator=generator)
+
+
+@settings(max_examples=12)
+@given(maps(), st.dictionaries(st.sampled_from(["interior", "boundary"]), st.sampled_from([0.0, 0.5, 9.0])))
+def test_reweighted_is_rebuilt(r, weights):
+    J, rebuilt = Jacobian(r), Jacobian(r.reweighted(weights))
+    for A, B in [(J.reweighted(weights), rebuilt), (Gram(J).reweighted(weights), Gram(rebuilt))]:
+        torch.testing.assert_close(A.dense(), B.dense())
+    torch.testing.assert_close(Kernel(J).reweighted(weights).dense(), Kernel(rebuilt).dense())
+    torch.testing.assert_close(J.reweighted(weights).value, rebuilt.value)
+    torch.testing.assert_close(J.dense(), dense(r))  # the original is unchanged
+
+
+@settings(max_examples=12)
+@given(maps())
+def test_blocks_are_rows_of_the_whole(r):
+    J, matrix = Jacobian(r), dense(r)
+    parts = {name: matrix[rows] for name, rows in r.codomain.slices.items()}
+    for name, rows in parts.items():
+        assert_close(J.block(name), rows)
+        assert_close(Gram(J).block(name), rows.T @ rows)
+        assert_close(Kernel(J).block(name), rows @ rows.T)
+        torch.testing.assert_close(J.block(name).value, r.value[r.codomain.slices[name]])
+        assert J.block(name).codomain.shapes == {name: r.codomain.shapes[name]}
+    assert_close(Kernel(J).block("interior", "boundary"), parts["interior"] @ parts["boundary"].T)
+    assert_close(
+        J.reweighted({"boundary": 4.0}).block("boundary"),
+        dense(r.reweighted({"boundary": 4.0}))[r.codomain.slices["boundary"]],
+    )
+    check_operator(J.block("boundary"))
+
+
+@settings(max_examples=10)
+@given(maps(styles=["blocks"]), st.integers(1, 6), generators())
+def test_chunked_is_whole(r, rows, generator):
+    whole = Jacobian(r)
+    chunked = next(
+        J
+        for budget in (2**k for k in range(8, 31))
+        if (J := attempt(r, memory_budget=budget * rows)) is not None
+    )
+    V, U = r.domain.random(2, generator=generator), r.codomain.random(2, generator=generator)
+    close = torch.testing.assert_close
+    close(chunked @ V, whole @ V)
+    close(chunked.H @ U, whole.H @ U)
+    close(Gram(chunked) @ V, Gram(whole) @ V)
+    close(chunked.value, whole.value)
+    for name, part in r.codomain.slices.items():
+        close(chunked.block(name) @ V, (whole @ V)[part])
+        close(chunked.block(name).H @ U[part], whole.block(name).H @ U[part])
+
+
+def attempt(r, **options):
+    try:
+        return Jacobian(r, **options)
+    except ValueError:
+        return None
+
+
+def long_map(n=100):
+    x = torch.linspace(0, 1, n, dtype=F64)
+    return Map(
+        {"in": lambda p, x: torch.sin(p["a"][0] * torch.exp(x)), "out": lambda p, x: p["a"][1] ** 2 * x},
+        theta,
+        points={"in": x, "out": x[:7]},
+    )
+
+
+def test_chunks_are_named_and_vectors_split_inside_them():
+    r = long_map()
+    J = Jacobian(r, memory_budget=2_000)
+    assert "chunks" in repr(J)
+    assert_close(J, dense(r))
+    check_operator(J)
+    check_operator(Gram(J))
+    assert "chunks" not in repr(Jacobian(r))
+
+
+def test_rows_with_several_components():
+    x = torch.rand(20, 2, dtype=F64)
+    r = Map({"": lambda p, x: x[:, :, None] * p["a"] ** 2}, theta, points={"": x})
+    assert r.codomain.shapes[""] == (20, 2, 2)
+    assert_close(Jacobian(r, memory_budget=1000), dense(r))
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_another_point(as_dict):
+    r, at = long_map(5), torch.tensor([0.3, -2.0], dtype=F64)
+    J = Jacobian(r, at=r.domain.unravel(at) if as_dict else at)
+    assert_close(J, dense(r, at))
+    check_operator(J)
+
+
+def test_the_point_is_kept_when_parameters_move_on():
+    parameter = torch.ones(2, dtype=F64)
+    J = Jacobian(Map(lambda p: p["a"] ** 2, {"a": parameter}))
+    parameter.mul_(5)
+    torch.testing.assert_close(J.dense(), 2 * torch.eye(2, dtype=F64))
+    check_operator(J)
+
+
+@settings(max_examples=10)
+@given(models(outputs=1), generators())
+def test_tangent_map_of_a_model(model, generator):
+    x = torch.randn(5, model[0].in_features, dtype=F64, generator=generator)
+    if not any(p.requires_grad for p in model.parameters()):
+        return
+    T = tangent(model, x)
+    rows = [
+        torch.autograd.grad(u, [p for p in model.parameters() if p.requires_grad], retain_graph=True)
+        for u in model(x)[:, 0]
+    ]
+    expected = torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in rows])
+    assert_close(T, expected)
+
+
+def test_tied_weights_are_one_parameter():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Tanh(), nn.Linear(2, 2, bias=False)).double()
+    model[2].weight = model[0].weight
+    x = torch.rand(3, 2, dtype=F64)
+    for J in (tangent(model, x), Jacobian(Map.of_module(model, lambda: model(x)))):
+        assert J.shape == (6, 4)
+        check_operator(J)  # finite differences move both uses
+
+
+def test_scalar_parameters():
+    r = Map(lambda p: p["s"] ** 2 * torch.ones(3, dtype=F64), {"s": torch.tensor(2.0, dtype=F64)})
+    torch.testing.assert_close(Jacobian(r).dense(), torch.full((3, 1), 4.0, dtype=F64))
+
+
+def test_unused_parameters_are_exact_zeros():
+    r = Map(lambda p: p["a"] ** 2, {**theta, "unused": torch.ones(3, dtype=F64)})
+    for route in ("graph", "functional", "dual"):
+        J = Jacobian(r, route=route)
+        assert not J.dense()[:, 2:].any()
+        assert not (J.H @ torch.ones(2, dtype=F64))[2:].any()
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (
+            lambda r: Jacobian(lambda p: p),
+            TypeError,
+            r"expected a pl.Map, got function; make one by pl.Map\(",
+        ),
+        (lambda r: Jacobian(r, at=torch.ones(3, dtype=F64)), ValueError, r"size 2, got \(3,\)"),
+        (
+            lambda r: Jacobian(r, at={"b": theta["a"]}),
+            ValueError,
+            r"expected the blocks \['a'\], got \['b'\]",
+        ),
+        (
+            lambda r: Jacobian(r, at=torch.ones(2)),
+            TypeError,
+            r"expected torch.float64.*got torch.float32.*\.to\(",
+        ),
+        (lambda r: Jacobian(r, at=torch.ones(2, dtype=F64, device="meta")), TypeError, "on cpu.*on meta"),
+        (lambda r: Jacobian(r, at=torch.full((2,), torch.nan, dtype=F64)), ValueError, "not finite"),
+        (
+            lambda r: Jacobian(r, memory_budget=1),
+            ValueError,
+            "memory_budget=1 bytes is too small for one row",
+        ),
+        (lambda r: Jacobian(r).block("inn"), ValueError, r"no block 'inn'; the residual has \['in', 'out'\]"),
+        (lambda r: Jacobian(r).reweighted({"inn": 1.0}), ValueError, r"unknown blocks \['inn'\]"),
+    ],
+)
+def test_mistakes_are_refused(make, kind, message):
+    with pytest.raises(kind, match=message):
+        make(long_map())
