@@ -106,22 +106,23 @@ with style():
 # %% [markdown]
 # ## Advection, and what happens off resonance
 #
-# For $u_t + \beta u_x = 0$ the condition number grows like $\beta^2$. The basis is $e^{ikx} e^{2\pi i m t}$, in real form.
+# For $u_t + \beta u_x = 0$ the condition number grows like $\beta^2$. The basis is $e^{ikx} e^{2\pi i m t}$, in real
+# form.
 
 # %%
 box = ((0.0, 2 * math.pi), (0.0, 1.0))
 speeds = [2 * math.pi * j for j in (10, 20, 40, 80)]
 
 
-def advection(speed):
-    transport, waves = pl.problems.advection(beta=speed), pl.models.fourier((5, 4), domain=box)
-    A = pl.Gram(pl.Jacobian(transport.residual(waves, interior=(12, 10), boundary=12)))
+def advection(speed, modes):
+    transport, waves = pl.problems.advection(beta=speed), pl.models.fourier((5, modes), domain=box)
+    A = pl.Gram(pl.Jacobian(transport.residual(waves, interior=(12, 2 * modes + 2), boundary=12)))
     return transport, waves, A
 
 
 kappas = {"A, best λ": [], "PᵀAP": []}
 for speed in speeds:
-    transport, waves, A = advection(speed)
+    transport, waves, A = advection(speed, modes=4)
     kappas["A, best λ"].append(pl.preconditioners.balance(A, "initial", bounds=(1.0, 1e7)).condition.estimate)
     M = pl.preconditioners.symbol(transport, waves)
     kappas["PᵀAP"].append(pl.condition(A, preconditioner=M).estimate)
@@ -137,7 +138,7 @@ with style():
 
 # %%
 for speed in (10.0, 20.0, 40.0, 80.0, 12 * math.pi):
-    transport, waves, A = advection(speed)
+    transport, waves, A = advection(speed, modes=15)
     paper = pl.preconditioners.symbol(transport, waves, kernel=1.0)
     tuned = pl.preconditioners.balance(A, "initial", preconditioner=paper, bounds=(1e-3, 1e3)).condition.estimate
     default = pl.condition(A, preconditioner=pl.preconditioners.symbol(transport, waves)).estimate

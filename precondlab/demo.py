@@ -30,6 +30,9 @@ TABLES = (
     paper.advection_speeds,
     paper.advection_resonance,
     paper.growth,
+    paper.hard_boundary,
+    paper.tanh_network,
+    paper.fourier_network,
 )
 _FREQUENCIES, _GAMMA = 16, 20.0
 _LARGEST_SPECTRUM = 3000  # smaller dimension up to which a whole spectrum is computed

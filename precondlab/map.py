@@ -287,8 +287,8 @@ class _ClosureModule(nn.Module):
 def _split_frozen(params: Params) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     if not isinstance(params, Mapping) or not params:
         raise ValueError(
-            "Map: expected a non-empty dict of parameter tensors, "
-            f"got {type(params).__name__}{'' if isinstance(params, Mapping) else ' (use dict(model.named_parameters()))'}"
+            f"Map: expected a non-empty dict of parameter tensors, got {type(params).__name__} "
+            f"{'without entries' if isinstance(params, Mapping) else '(use dict(model.named_parameters()))'}"
         )
     for name, value in params.items():
         if not isinstance(value, Tensor) or not value.is_floating_point():

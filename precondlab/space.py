@@ -111,7 +111,7 @@ class Space:
         if vector.shape[-1] != self.size:
             raise ValueError(f"unravel: expected vectors of size {self.size}, got {tuple(vector.shape)}")
         return {
-            name: vector[..., self.slices[name]].reshape(*vector.shape[:-1], *shape)
+            name: vector[..., self.slices[name]].reshape((*vector.shape[:-1], *shape))
             for name, shape in self.shapes.items()
         }
 

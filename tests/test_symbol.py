@@ -36,8 +36,7 @@ def test_the_value_is_what_autograd_makes_of_a_plane_wave(a):
         return u
 
     Du = sum(
-        c * torch.complex(derivative(real, alpha), derivative(imaginary, alpha))
-        for alpha, c in a.coefficients.items()
+        c * torch.complex(derivative(real, alpha), derivative(imaginary, alpha)) for alpha, c in a.coefficients.items()
     )
     expected = a(k[None])[0] * torch.complex(real, imaginary)
     torch.testing.assert_close(torch.as_tensor(Du, dtype=torch.complex128), expected)

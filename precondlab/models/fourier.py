@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from precondlab.symbol import Symbol
+
 __all__ = ["fourier"]
 
 Domain = Sequence[tuple[float, float]]
@@ -61,9 +63,7 @@ class FourierFeatures(nn.Module):
             raise ValueError(f"fourier: boundary is None or 'zero', got {boundary!r}")
         lengths = [b - a for a, b in domain]
         if not lengths or min(lengths) <= 0:
-            raise ValueError(
-                f"fourier: domain expects one interval (a, b), a < b, per dimension, got {domain}"
-            )
+            raise ValueError(f"fourier: domain expects one interval (a, b), a < b, per dimension, got {domain}")
         numbers = _half_lattice(frequencies, len(lengths))
         pairs = (2 * math.pi * numbers / torch.tensor(lengths, dtype=torch.float64)).reshape(-1, len(lengths))
         self.constant = boundary is None
@@ -109,6 +109,8 @@ class FourierFeatures(nn.Module):
 class FourierSeries(nn.Module):
     """The linear model ``u = Σ_i θ_i φ_i(x)`` over :class:`FourierFeatures`; see :func:`fourier`.
 
+    ``model(x, D)`` is D u in closed form: models that offer this set ``differentiates``.
+
     Attributes
     ----------
     coefficients : Parameter [n]
@@ -116,6 +118,8 @@ class FourierSeries(nn.Module):
     features : FourierFeatures
         φ, scale included: ``features(x)`` is ``[N, n]``.
     """
+
+    differentiates = True
 
     def __init__(self, features: FourierFeatures) -> None:
         super().__init__()
@@ -142,14 +146,22 @@ class FourierSeries(nn.Module):
         """Factors s_i ``[n]`` on the features."""
         return self.features.scale
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return u ``[N, 1]`` at points ``[N, d]``, without forming the features."""
+    def forward(self, x: Tensor, symbol: Symbol | None = None) -> Tensor:
+        """Return u, or D u for a differential expression D, ``[N, 1]`` at points ``[N, d]``.
+
+        D is exact: it multiplies coefficients by its symbol, and the features are not formed.
+        """
         features = self.features
         cos, sin = features.waves(x)
         theta = self.coefficients * (features.amplitudes * features.scale)
         first, middle = int(features.constant), int(features.constant) + features.pairs
+        a, b = theta[first:middle], theta[middle:]
         level = theta[:first].sum() - features.offsets @ theta
-        return (cos @ theta[first:middle] + sin @ theta[middle:] + level).unsqueeze(-1)
+        if symbol is not None:
+            sigma = symbol(features.wavevectors[first:middle])
+            a, b = sigma.real * a + sigma.imag * b, sigma.real * b - sigma.imag * a
+            level = level * symbol.coefficients.get((0,) * symbol.dim, 0.0)
+        return (cos @ a + sin @ b + level).unsqueeze(-1)
 
 
 def fourier(
@@ -197,9 +209,7 @@ def fourier(
     >>> model(torch.tensor([[math.pi / 6]], dtype=torch.float64)).item()  # sin(π/6)
     0.5
     """
-    return FourierSeries(
-        FourierFeatures(frequencies, domain=domain, scale=scale, boundary=boundary, dtype=dtype)
-    )
+    return FourierSeries(FourierFeatures(frequencies, domain=domain, scale=scale, boundary=boundary, dtype=dtype))
 
 
 def _half_lattice(frequencies: int | Sequence[int], dim: int) -> Tensor:

@@ -90,15 +90,11 @@ def fourier_mlp(
     return nn.Sequential(features, *layers)
 
 
-def _layers(
-    sizes: Sequence[int], activation: Activation, dtype: torch.dtype, seed: int | None
-) -> list[nn.Module]:
+def _layers(sizes: Sequence[int], activation: Activation, dtype: torch.dtype, seed: int | None) -> list[nn.Module]:
     if len(sizes) < 2 or any(not isinstance(size, int) or size < 1 for size in sizes):
         raise ValueError(f"mlp: sizes should be at least two widths ≥ 1, from input to output, got {sizes!r}")
     if isinstance(activation, str) and activation not in _ACTIVATIONS:
-        raise ValueError(
-            f"mlp: activation should be a module class or one of {list(_ACTIVATIONS)}, got {activation!r}"
-        )
+        raise ValueError(f"mlp: activation should be a module class or one of {list(_ACTIVATIONS)}, got {activation!r}")
     make = _ACTIVATIONS[activation] if isinstance(activation, str) else activation
     layers: list[nn.Module] = []
     with _seeded(seed):

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor
-from torch.func import vjp
+from torch import Tensor, nn
+from torch.func import functional_call, vjp
 
 from precondlab.symbol import MultiIndex, Symbol
 
-__all__ = ["apply", "partials"]
+__all__ = ["ClosedForm", "apply", "partials"]
 
 Field = Callable[[Tensor], Tensor]
 Known = dict[MultiIndex, Tensor]
 Plan = Sequence[Sequence[MultiIndex]]
+
+
+class ClosedForm:
+    """The field x ↦ u(x; θ) of a model that knows its derivatives: ``model(x, D)`` is D u."""
+
+    def __init__(self, model: nn.Module, params: Mapping[str, Tensor]) -> None:
+        self.model, self.params = model, dict(params)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional_call(self.model, self.params, (x,))
+
+    def differentiate(self, symbol: Symbol, x: Tensor) -> Tensor:
+        """Return D u ``[N]``."""
+        return functional_call(self.model, self.params, (x, symbol)).squeeze(-1)
 
 
 def partials(u: Field, x: Tensor, orders: Iterable[MultiIndex]) -> Known:
@@ -50,9 +64,7 @@ def partials(u: Field, x: Tensor, orders: Iterable[MultiIndex]) -> Known:
     dim = x.shape[1]
     wrong = [alpha for alpha in orders if len(alpha) != dim or min(alpha, default=0) < 0]
     if wrong:
-        raise ValueError(
-            f"partials: points have {dim} coordinates, so a multi-index has {dim} orders ≥ 0; got {wrong}"
-        )
+        raise ValueError(f"partials: points have {dim} coordinates, so a multi-index has {dim} orders ≥ 0; got {wrong}")
     if not orders:
         return {}
     values, columns, known = _derivatives(u, _plan(orders, dim))(x)
@@ -63,11 +75,15 @@ def partials(u: Field, x: Tensor, orders: Iterable[MultiIndex]) -> Known:
 def apply(symbol: Symbol, u: Field, x: Tensor) -> Tensor:
     """Return ``(D u)(x) = Σ_α c_α ∂^α u(x)`` ``[N]`` at points ``[N, d]``.
 
-    Cost: as :func:`partials` for the multi-indices of D.
+    A :class:`ClosedForm` field is differentiated by its model.
+
+    Cost: else as :func:`partials` for the multi-indices of D.
 
     >>> apply(Symbol.laplacian(2), lambda x: (x**2).sum(1, keepdim=True), torch.ones(3, 2))
     tensor([4., 4., 4.])
     """
+    if isinstance(u, ClosedForm):
+        return u.differentiate(symbol, x)
     derivatives = partials(u, x, symbol.coefficients)
     total = torch.zeros_like(x[:, 0])
     for alpha, coefficient in symbol.coefficients.items():
@@ -105,8 +121,7 @@ def _derivatives(u: Field, plan: Plan) -> Callable[[Tensor], tuple[Tensor, list[
             y = u(x)
             if y.shape != (len(x), 1):
                 raise ValueError(
-                    f"partials: u should map points {tuple(x.shape)} to values ({len(x)}, 1), "
-                    f"got {tuple(y.shape)}"
+                    f"partials: u should map points {tuple(x.shape)} to values ({len(x)}, 1), got {tuple(y.shape)}"
                 )
             return y, [(0,) * x.shape[1]], {}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from precondlab.problems.calculus import Field, apply
+from precondlab.problems.calculus import ClosedForm, Field, apply
 from precondlab.problems.sampling import Face
 from precondlab.symbol import Symbol
 
@@ -63,16 +63,16 @@ class Condition:
 
 
 def at(model: nn.Module, params: Params) -> Field:
-    """Return the field x ↦ u(x; θ)."""
+    """Return the field x ↦ u(x; θ), with its closed-form derivatives if the model has them."""
+    if getattr(model, "differentiates", False):
+        return ClosedForm(model, params)
     return lambda x: functional_call(model, params, (x,))
 
 
 def satisfies(model: nn.Module, condition: Condition, x: Tensor) -> bool:
     """Whether a model satisfies a periodicity condition to rounding, at parameters in general position."""
     generator = torch.Generator().manual_seed(0)
-    params = {
-        name: p + torch.randn(p.shape, generator=generator).to(p) for name, p in model.named_parameters()
-    }
+    params = {name: p + torch.randn(p.shape, generator=generator).to(p) for name, p in model.named_parameters()}
     u = at(model, params)
     with torch.no_grad():
         left, right = condition.left_side(u, x), condition.right_side(u, None, x)

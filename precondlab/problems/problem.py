@@ -69,9 +69,7 @@ class Problem:
             if self.exact is None and self.source is None:
                 raise ValueError(f"{self.name}: give the source f, or the exact solution to derive it from")
         if self.symbol is not None and self.symbol.dim != self.dim:
-            raise ValueError(
-                f"{self.name}: the domain has {self.dim} coordinates, the symbol {self.symbol.dim}"
-            )
+            raise ValueError(f"{self.name}: the domain has {self.dim} coordinates, the symbol {self.symbol.dim}")
         names = ["interior", *(condition.name for condition in self.conditions)]
         if len(set(names)) < len(names):
             raise ValueError(f"{self.name}: blocks need names of their own, got {names}")
@@ -208,9 +206,7 @@ class Problem:
             with torch.no_grad():
                 shape = tuple(model(x).shape)
         except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"{self.name}: the model should take points of shape [N, {self.dim}]: {error}"
-            ) from error
+            raise ValueError(f"{self.name}: the model should take points of shape [N, {self.dim}]: {error}") from error
         if shape != (1, 1):
             raise ValueError(
                 f"{self.name}: the model should map points [N, {self.dim}] to values [N, 1]; "

@@ -21,9 +21,7 @@ Count = int | Sequence[int]
 _RULES = ("midpoint", "gauss", "sobol", "uniform")
 
 
-def box_points(
-    domain: Domain, count: Count, *, rule: Rule | None = None, seed: int = 0
-) -> tuple[Tensor, Tensor]:
+def box_points(domain: Domain, count: Count, *, rule: Rule | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Return points ``[N, d]`` and weights ``[N]`` with ``Σ_i w_i f(x_i) ≈ ∫_Ω f dx``, ``Σ_i w_i = |Ω|``.
 
     Parameters
@@ -54,9 +52,7 @@ def box_points(
     if rule is not None and rule not in _RULES:
         raise ValueError(f"sampling: rule is one of {list(_RULES)} or None, got {rule!r}")
     if any(not isinstance(n, int) or n < 1 for n in counts) or len(counts) not in (1, dim):
-        raise ValueError(
-            f"sampling: expected a number of points ≥ 1 or {dim} of them, one per axis, got {count!r}"
-        )
+        raise ValueError(f"sampling: expected a number of points ≥ 1 or {dim} of them, one per axis, got {count!r}")
     single = isinstance(count, int)
     rule = rule or ("midpoint" if dim == 1 or not single else "sobol")
     if rule in ("sobol", "uniform"):

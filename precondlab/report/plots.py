@@ -62,7 +62,7 @@ def draw_curves(axes: Axes, curves: Mapping[str, Sequence[float]], *, ylabel: st
 def draw_scaling(
     axes: Axes, x: Sequence[float], measured: Mapping[str, Sequence[float]], *, slope: float, xlabel: str
 ) -> Axes:
-    """Draw κ against a problem size on logarithmic axes, with a line of the theoretical slope through the last point."""
+    """Draw κ against a problem size on logarithmic axes, and a line of the theoretical slope."""
     for label, values in measured.items():
         axes.loglog(x, values, "o-", label=label)
     first = np.asarray(next(iter(measured.values())), dtype=float)

@@ -206,25 +206,24 @@ def _krylov(
     target: Operator, M: Operator | None, power: int, size: int, steps: int, generator: torch.Generator | None
 ) -> Condition:
     start = target.domain.random(generator=generator)
-    k, values, exhausted = 0, np.zeros(1), False
+    values, exhausted, products = np.zeros(1), False, 0
     if target.positive:
-        for k, T in enumerate(lanczos(target, start, num_matvecs=steps, M=M), start=1):
-            values, vectors = T.eigh()
-            values = values[::-1]
-            residuals = np.abs(T.offdiagonal[-1] * vectors[-1, ::-1])
-            exhausted = T.exhausted
+        for T in lanczos(target, start, num_matvecs=steps, M=M):
+            ascending, vectors = T.eigh()
+            values, residuals = ascending[::-1], np.abs(T.offdiagonal[-1] * vectors[-1, ::-1])
+            exhausted, products = T.exhausted, len(T.diagonal)
             if _converged(values, residuals):
                 break
     else:
-        for k, B in enumerate(golub_kahan(target, start, num_matvecs=steps), start=1):
+        for B in golub_kahan(target, start, num_matvecs=steps):
             values, residuals = B.svd()
-            exhausted = B.exhausted
+            exhausted, products = B.exhausted, len(B.diagonal)
             if _converged(values, residuals):
                 break
     if exhausted and target.shape[0] < target.shape[1]:
         values = np.append(values, 0.0)
     method = "lanczos" if target.positive else "golub-kahan"
-    return _result(values, target, power, size, k, method, complete=exhausted)
+    return _result(values, target, power, size, products, method, complete=exhausted)
 
 
 def _converged(values: np.ndarray, residuals: np.ndarray) -> bool:

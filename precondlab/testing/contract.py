@@ -60,11 +60,7 @@ def checks(
     operator = A if isinstance(A, Operator) else as_operator(A)
     if matrix is not None and matrix.shape != operator.shape:
         raise ValueError(f"check {operator!r}: expected a matrix {operator.shape}, got {tuple(matrix.shape)}")
-    seed = (
-        0
-        if generator is None
-        else int(torch.randint(2**31, (), generator=generator, device=generator.device))
-    )
+    seed = 0 if generator is None else int(torch.randint(2**31, (), generator=generator, device=generator.device))
     return [
         Check(name, partial(_run, law, operator, name, seed, rtol, matrix))
         for name, (law, applies) in LAWS.items()

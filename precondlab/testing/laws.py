@@ -173,12 +173,12 @@ def repeatable(p: Probe) -> None:
     """The same product twice, on a vector that is left alone and shares no memory with the result."""
     for name, B in p.sides():
         V = p.vectors(B.domain, 3)
-        before = V.clone()
+        before, scale = V.clone(), p.scale
         first = B @ V
         p.require(torch.equal(V, before), f"{name} @ v changes v")
         kept = first.clone()
         again = B @ V
-        gain = norm(first) + p.scale
+        gain = norm(first) + scale
         allowed = tolerance(B.domain.dtype, gain=gain) if p.rtol is None else p.rtol * gain
         p.close(f"{name} @ v once and again", again, kept, allowed)
         B @ p.vectors(B.domain, 3)
@@ -222,9 +222,7 @@ def scipy_attributes(p: Probe) -> None:
     """SciPy's ``shape``, ``dtype``, ``H`` and ``T``; a repr; a counter that counts columns."""
     A, (m, n) = p.A, p.A.shape
     p.require(isinstance(A, LinearOperator), "not a SciPy LinearOperator")
-    p.require(
-        (m, n) == (A.codomain.size, A.domain.size), f"shape {A.shape} against {A.codomain} ← {A.domain}"
-    )
+    p.require((m, n) == (A.codomain.size, A.domain.size), f"shape {A.shape} against {A.codomain} ← {A.domain}")
     p.require(A.dtype == A.domain.numpy_dtype, f"dtype {A.dtype} against {A.domain.numpy_dtype}")
     p.require(A.H.shape == (n, m) and A.T.shape == (n, m), f"A.H or A.T is not {n}×{m}")
     p.require(bool(repr(A)) and "\n" not in repr(A), "repr is not one line")
@@ -237,9 +235,7 @@ def scipy_attributes(p: Probe) -> None:
     p.close("A.rmatmat(U) against A.H @ U", A.rmatmat(U), A.H @ U, p.scale * norm(U))
     before = A.num_matvecs
     A @ V
-    p.require(
-        A.num_matvecs == before + 2, f"num_matvecs grew by {A.num_matvecs - before} for a block of 2 columns"
-    )
+    p.require(A.num_matvecs == before + 2, f"num_matvecs grew by {A.num_matvecs - before} for a block of 2 columns")
 
 
 def derivative(p: Probe) -> None:
@@ -251,7 +247,7 @@ def derivative(p: Probe) -> None:
         value = J.map(params)
         return torch.cat([value[part] for part in rows])
 
-    V = p.vectors(J.domain, 1)
+    V = p.vectors(J.domain, 1).sign()  # every parameter counts alike
     allowed = J.domain.eps**0.25  # the best central difference is accurate to ε^⅔ times the third derivative
     blocks = list(J.domain.slices.items())
     chosen = torch.randperm(len(blocks), generator=p.generator)[:6].tolist()

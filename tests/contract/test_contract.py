@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from scipy.sparse.linalg import aslinearoperator
 
 import precondlab.testing as testing
-from precondlab.operators import Dense, Identity
+from precondlab.models import mlp
+from precondlab.operators import Dense, Identity, Jacobian
 from precondlab.space import Space
 from precondlab.testing import CheckFailed, check_operator, checks, tolerance
-from precondlab.testing.strategies import generators, maps, models, operators, spectra
+from precondlab.testing.strategies import generators, maps, models, operators, problems, spectra
 
 
 def make():
@@ -124,6 +125,15 @@ def test_models_are_small_smooth_and_deterministic(model):
 @given(maps())
 def test_maps_have_the_promised_blocks(r):
     assert list(r.codomain.shapes) == ["interior", "boundary"]
+
+
+@settings(max_examples=10)
+@given(problems(), generators())
+def test_residuals_of_every_problem_meet_the_contract(problem, generator):
+    model = mlp([problem.dim, 5, 1], seed=generator.initial_seed() % 1000)
+    r = problem.residual(model, interior=9, boundary=4, seed=generator.initial_seed() % 1000)
+    for check in checks(Jacobian(r), generator=generator):
+        check()
 
 
 def test_without_hypothesis_the_checks_work_and_strategies_say_what_to_install():

@@ -82,9 +82,7 @@ def mumbling(self, x, verb, *, adjoint, vector):
 def ignore_strides(self, x, space, verb):
     import numpy as np
 
-    return torch.from_numpy(
-        np.frombuffer(np.asarray(x).tobytes(order="A"), np.float64).reshape(x.shape).copy()
-    )
+    return torch.from_numpy(np.frombuffer(np.asarray(x).tobytes(order="A"), np.float64).reshape(x.shape).copy())
 
 
 def ignore_imaginary(self, x, verb, *, adjoint, vector):
@@ -131,18 +129,14 @@ MUTANTS = {
     "adjoint": {
         "swapped": mutant(Dense, matrix, _apply_adjoint=lambda self, U: self.matrix @ U),
         "dropped block": mutant(Dense, tall, _apply_adjoint=lambda self, U: self.matrix[2:].T @ U[2:]),
-        "scaled column": mutant(
-            Dense, tall, _apply_adjoint=lambda self, U: scale_column(self.matrix.clone()).T @ U
-        ),
+        "scaled column": mutant(Dense, tall, _apply_adjoint=lambda self, U: scale_column(self.matrix.clone()).T @ U),
         "not conjugated": mutant(
             Dense, torch.complex(matrix, matrix.T), _apply_adjoint=lambda self, U: self.matrix.T @ U
         ),
         "wrong sign": mutant(Dense, matrix, _apply_adjoint=lambda self, U: -self.matrix.T @ U),
     },
     "block = columns": {
-        "first column everywhere": apply(
-            lambda self, V: (self.matrix @ V[:, :1]).expand(-1, V.shape[1]).clone()
-        ),
+        "first column everywhere": apply(lambda self, V: (self.matrix @ V[:, :1]).expand(-1, V.shape[1]).clone()),
         "columns mixed": apply(lambda self, V: self.matrix @ (V + 1e-8 * V.mean(1, keepdim=True))),
         "wide blocks cut": apply(lambda self, V: self.matrix @ (V * (torch.arange(V.shape[1]) < 16))),
         "columns reversed": apply(lambda self, V: (self.matrix @ V).flip(1)),
@@ -183,9 +177,7 @@ MUTANTS = {
         "large indefinite": mutant(Diagonal, big.abs(), _apply=lambda self, V: big[:, None] * V),
     },
     "sqrt": {
-        "wrong factor": mutant(
-            Diagonal, torch.ones(N), sqrt=root(lambda self: 1.001 * Identity(self.domain))
-        ),
+        "wrong factor": mutant(Diagonal, torch.ones(N), sqrt=root(lambda self: 1.001 * Identity(self.domain))),
         "the square": mutant(Diagonal, 2 * torch.ones(N), sqrt=root(lambda self: self)),
         "sides exchanged": mutant(Gram, Dense(tall @ matrix[:4]), sqrt=root(lambda self: self.J)),
     },
@@ -216,11 +208,7 @@ MUTANTS = {
         "adjoint of the adjoint": mutant(Dense, matrix, _adjoint=lambda self: Dense(self.matrix)),
     },
 }
-CASES = [
-    pytest.param(law, case, id=f"{law}: {name}")
-    for law, cases in MUTANTS.items()
-    for name, case in cases.items()
-]
+CASES = [pytest.param(law, case, id=f"{law}: {name}") for law, cases in MUTANTS.items() for name, case in cases.items()]
 
 
 def test_every_law_has_a_mutant():

@@ -40,8 +40,7 @@ def test_every_route_is_the_dense_jacobian(name, r, generator, k):
 @given(r=maps(styles=["function", "blocks"], dtypes=[torch.float32]))
 def test_single_precision_routes_agree(r):
     products = [
-        linearize(r.raw(None), r.params, r.domain, name).jvp(r.domain.random(2))
-        for name in ("graph", "functional")
+        linearize(r.raw(None), r.params, r.domain, name).jvp(r.domain.random(2)) for name in ("graph", "functional")
     ]
     assert (products[0] - products[1]).norm() <= tolerance(torch.float32, gain=products[0].norm().item() + 1)
 

@@ -35,8 +35,8 @@ def test_bounds_have_their_closed_forms():
 def test_a_singular_operator_and_too_few_steps_are_refused():
     with pytest.raises(Breakdown, match="not positive definite"):
         descent(Diagonal(torch.tensor([0.0, 1.0], dtype=torch.float64)), torch.ones(2, dtype=torch.float64))
+    slow = Diagonal(torch.tensor([1e-6, 1.0], dtype=torch.float64))
     with pytest.raises(Breakdown, match="raise maxiter"):
-        slow = Diagonal(torch.tensor([1e-6, 1.0], dtype=torch.float64))
         descent(slow, torch.ones(2, dtype=torch.float64), maxiter=1000)
     with pytest.raises(ValueError, match="rtol"):
         steps_bound(0.5, rtol=1e-3)

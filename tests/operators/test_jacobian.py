@@ -8,7 +8,7 @@ from torch import nn
 
 from precondlab.map import Map
 from precondlab.operators import Gram, Jacobian, Kernel, tangent
-from precondlab.testing import check_operator, tolerance
+from precondlab.testing import CheckFailed, check_operator, tolerance
 from precondlab.testing.strategies import generators, maps, models
 
 F64 = torch.float64
@@ -82,9 +82,7 @@ def test_blocks_are_rows_of_the_whole(r):
 def test_chunked_is_whole(r, rows, generator):
     whole = Jacobian(r)
     chunked = next(
-        J
-        for budget in (2**k for k in range(8, 31))
-        if (J := attempt(r, memory_budget=budget * rows)) is not None
+        J for budget in (2**k for k in range(8, 31)) if (J := attempt(r, memory_budget=budget * rows)) is not None
     )
     V, U = r.domain.random(2, generator=generator), r.codomain.random(2, generator=generator)
     close = torch.testing.assert_close
@@ -121,6 +119,14 @@ def test_chunks_are_named_and_vectors_split_inside_them():
     check_operator(J)
     check_operator(Gram(J))
     assert "chunks" not in repr(Jacobian(r))
+
+
+def test_rows_that_depend_on_other_points_are_seen_by_the_contract():
+    x = torch.rand(100, dtype=F64)
+    r = Map({"": lambda p, x: p["a"].sum() ** 2 * (x - x.mean())}, theta, points={"": x})
+    check_operator(Jacobian(r))  # whole
+    with pytest.raises(CheckFailed, match="derivative"):
+        check_operator(Jacobian(r, memory_budget=2_000))
 
 
 def test_rows_with_several_components():

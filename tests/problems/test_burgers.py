@@ -59,9 +59,7 @@ def test_against_adaptive_quadrature_at_extreme_viscosities(viscosity, x, t):
 def test_against_the_slope_of_the_literature():
     """|u_x(0, t)| peaks at 152.00516 near t = 1.6037/π for ν = 0.01/π (Basdevant et al., 1986)."""
     h = 1e-5
-    slopes = [
-        abs(at(0.01 / PI, h, t / PI) - at(0.01 / PI, -h, t / PI)) / (2 * h) for t in (1.55, 1.6037, 1.65)
-    ]
+    slopes = [abs(at(0.01 / PI, h, t / PI) - at(0.01 / PI, -h, t / PI)) / (2 * h) for t in (1.55, 1.6037, 1.65)]
     assert slopes[1] == pytest.approx(152.00516, rel=2e-5)
     assert slopes[1] > max(slopes[0], slopes[2])
 

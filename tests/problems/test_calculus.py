@@ -33,9 +33,7 @@ def test_all_partials_up_to_fourth_order_of_a_plane_wave(dim):
         torch.testing.assert_close(value, expected)
 
 
-@pytest.mark.parametrize(
-    "orders", [[(3, 1)], [(0, 2), (2, 0)], [(1, 0), (2, 2)], [(0, 0)], [(0, 3), (1, 0), (2, 1)]]
-)
+@pytest.mark.parametrize("orders", [[(3, 1)], [(0, 2), (2, 0)], [(1, 0), (2, 2)], [(0, 0)], [(0, 3), (1, 0), (2, 1)]])
 def test_any_subset_of_orders(orders):
     u, k = plane_wave([1.3, -0.7])
     x = points(2)

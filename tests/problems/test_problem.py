@@ -50,9 +50,7 @@ def test_one_call_fits_every_problem(name):
     assert blocks["interior"].numel() == 2000
     assert len(blocks) >= 2
     named = "boundary" in blocks
-    assert r.weights == {
-        b: 3.0 if b == "boundary" or (b != "interior" and not named) else 1.0 for b in blocks
-    }
+    assert r.weights == {b: 3.0 if b == "boundary" or (b != "interior" and not named) else 1.0 for b in blocks}
     assert 0 < problem.error(model) < 10
 
 
@@ -180,17 +178,13 @@ def test_models_that_are_not_periodic_get_a_periodicity_block():
     torch.testing.assert_close(found, gap[:, 0].detach() / math.sqrt(5))  # five weights of 1/5
     wrapped = models.periodic(models.mlp((3, 4, 1), seed=0), (2 * PI, None))
     assert set(problem.residual(wrapped, interior=10, boundary=5).codomain.shapes) == {"interior", "initial"}
-    wrong_period = models.fourier(
-        (2, 2), domain=((0.0, 5.0), (0.0, 1.0))
-    )  # zero at the start, like any period
+    wrong_period = models.fourier((2, 2), domain=((0.0, 5.0), (0.0, 1.0)))  # zero at the start, like any period
     assert "periodicity" in problem.residual(wrong_period, interior=10, boundary=5).codomain.shapes
 
 
 def test_the_name_boundary_stands_for_conditions_only_where_no_block_has_it():
     advection, heat = problems.advection(), problems.heat()
-    assert advection.residual(
-        network(advection), interior=9, weights={"boundary": 2.0, "initial": 5.0}
-    ).weights == {
+    assert advection.residual(network(advection), interior=9, weights={"boundary": 2.0, "initial": 5.0}).weights == {
         "interior": 1.0,
         "initial": 5.0,
         "periodicity": 2.0,
@@ -203,9 +197,7 @@ def test_problems_of_ones_own():
     given = Problem("own", ((0.0, 1.0),), D, (ENDS,), exact=lambda x: x**2, source=lambda x: x**2 - 2)
     derived = Problem("own", ((0.0, 1.0),), D, (ENDS,), exact=lambda x: x**2)
     model = models.mlp((1, 4, 1), seed=0)
-    torch.testing.assert_close(
-        given.residual(model, interior=9).value, derived.residual(model, interior=9).value
-    )
+    torch.testing.assert_close(given.residual(model, interior=9).value, derived.residual(model, interior=9).value)
     forced = Problem("own", ((0.0, 1.0),), lambda x, u: u(x)[:, 0] ** 2, (ENDS,), lambda x: x, lambda x: x**2)
     assert not forced.linear
     assert forced.residual(Solution(forced), interior=9).value.abs().max() < 1e-15
@@ -251,9 +243,7 @@ def test_the_error_needs_no_gradient_and_sees_the_model_on_unseen_points():
             "an equation gives",
         ),
         (
-            lambda p: Problem("p", ((0.0, 1.0),), lambda x, u: u(x)[:, 0], (ENDS,)).residual(
-                network(p), interior=9
-            ),
+            lambda p: Problem("p", ((0.0, 1.0),), lambda x, u: u(x)[:, 0], (ENDS,)).residual(network(p), interior=9),
             "needs a target",
         ),
         (

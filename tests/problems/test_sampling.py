@@ -54,9 +54,7 @@ def test_the_default_rules():
     assert x[:, 0].unique().tolist() == pytest.approx([-0.5, 0.5, 1.5])
 
 
-@pytest.mark.parametrize(
-    ("count", "dim", "expected"), [(1000, 3, 1000), (999, 3, 729), (2000, 2, 1936), (7, 1, 7)]
-)
+@pytest.mark.parametrize(("count", "dim", "expected"), [(1000, 3, 1000), (999, 3, 729), (2000, 2, 1936), (7, 1, 7)])
 def test_a_tensor_rule_takes_the_root_of_one_number(count, dim, expected):
     assert len(box_points(BOX[:dim], count, rule="midpoint")[0]) == expected
 

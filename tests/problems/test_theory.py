@@ -47,9 +47,7 @@ def poisson_preconditioner(K, gamma):
 
 @pytest.mark.parametrize(("K", "weight"), [(3, 1.0), (8, 40.0)])
 def test_poisson_gram_matrix(K, weight):
-    r = problems.poisson().residual(
-        models.fourier(K), interior=200, boundary=400, weights={"boundary": weight}
-    )
+    r = problems.poisson().residual(models.fourier(K), interior=200, boundary=400, weights={"boundary": weight})
     k = np.r_[0, np.arange(1, K + 1), np.arange(1, K + 1)]
     v = np.r_[1 / math.sqrt(2 * PI), (-1.0) ** np.arange(1, K + 1) / math.sqrt(PI), np.zeros(K)]
     A = Gram(Jacobian(r)).dense().numpy()
@@ -160,9 +158,7 @@ def test_advection_condition_numbers(beta, expected):
 def test_condition_grows_like_the_square_of_the_symbol(name, order):
     problem = getattr(problems, name)()
     sizes = np.array([5, 10, 20, 40])
-    values = [
-        best_kappa(*blocks(problem, models.fourier(int(K)), 2 * int(K) + 3), 1e-3, 1e12)[0] for K in sizes
-    ]
+    values = [best_kappa(*blocks(problem, models.fourier(int(K)), 2 * int(K) + 3), 1e-3, 1e12)[0] for K in sizes]
     slopes = np.diff(np.log(values)) / np.diff(np.log(sizes))
     np.testing.assert_allclose(slopes, 2 * order, atol=0.35)
     assert (values >= sizes ** (2.0 * order)).all()
@@ -173,9 +169,7 @@ def test_interior_gram_matrix_of_higher_order(name, order):
     model = models.fourier(4)
     J = Jacobian(getattr(problems, name)().residual(model, interior=20))
     k = model.wavevectors[:, 0].numpy()
-    np.testing.assert_allclose(
-        Gram(J).block("interior").dense().numpy(), np.diag(k ** (2 * order)), atol=1e-8
-    )
+    np.testing.assert_allclose(Gram(J).block("interior").dense().numpy(), np.diag(k ** (2 * order)), atol=1e-8)
 
 
 @pytest.mark.parametrize("K", [5, 20])
@@ -187,9 +181,7 @@ def test_the_hard_boundary_basis_has_condition_k4_and_1(K):
     assert kappa(interior * P, conditions, 0.0) == pytest.approx(1, rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("K", "ratio", "preconditioned"), [(5, 17.1, 40.7), (10, 18.6, 42.1), (20, 20.6, 86.2)]
-)
+@pytest.mark.parametrize(("K", "ratio", "preconditioned"), [(5, 17.1, 40.7), (10, 18.6, 42.1), (20, 20.6, 86.2)])
 def test_the_boundary_mask_is_a_worse_hard_condition(K, ratio, preconditioned):
     problem = problems.poisson()
     model = models.masked(models.fourier(K), models.box_mask(problem.domain))
@@ -201,18 +193,14 @@ def test_the_boundary_mask_is_a_worse_hard_condition(K, ratio, preconditioned):
 
 def test_a_network_is_numerically_singular():
     for seed in range(3):
-        r = problems.poisson().residual(
-            models.mlp((1, 12, 5, 1), seed=seed), interior=1000, weights={"boundary": 10}
-        )
+        r = problems.poisson().residual(models.mlp((1, 12, 5, 1), seed=seed), interior=1000, weights={"boundary": 10})
         s = torch.linalg.svdvals(Jacobian(r).dense()).square()
         relative = s / s[0]
         assert (relative < 1e-9).double().mean().item() == pytest.approx(0.84, abs=0.03)
         assert (relative > 1e-3).double().mean().item() == pytest.approx(0.045, abs=0.03)
 
 
-@pytest.mark.parametrize(
-    ("gamma", "small", "large", "top"), [(None, 0.24, 0.32, 3.1e3), (0.1, 0.64, 0.18, 2.3)]
-)
+@pytest.mark.parametrize(("gamma", "small", "large", "top"), [(None, 0.24, 0.32, 3.1e3), (0.1, 0.64, 0.18, 2.3)])
 def test_preconditioned_features_tame_the_large_end_of_a_network(gamma, small, large, top):
     scale = None if gamma is None else poisson_preconditioner(12, gamma)
     for seed in range(3):

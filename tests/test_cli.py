@@ -1,0 +1,137 @@
+"""The command line, as a user types it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from precondlab import demo
+from precondlab.cli import app
+from precondlab.report import Row, Table
+
+PROBLEM = '''
+import torch
+import precondlab as pl
+
+def residual():
+    """Well conditioned: r = D a, D = diag(1, 2, 3)."""
+    a = torch.ones(3, dtype=torch.float64)
+    return pl.Map(lambda p: p["a"] * torch.arange(1.0, 4.0, dtype=torch.float64), {"a": a})
+
+def classic():
+    """A model and a closure with torch.autograd.grad: numerically singular."""
+    model = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)).double()
+    x = torch.linspace(-1, 1, 30, dtype=torch.float64).reshape(-1, 1).requires_grad_()
+    def closure():
+        (du,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        return du - x
+    return model, closure
+
+def dropout():
+    return torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Dropout()), lambda: None
+
+def number():
+    return 3
+
+def unlucky():
+    return pl.Map(lambda p: p["a"].log(), {"a": -torch.ones(1)})
+'''
+
+
+@pytest.fixture
+def problem(tmp_path):
+    path = tmp_path / "problem.py"
+    path.write_text(PROBLEM)
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_condition_of_a_users_residual(problem):
+    result = run("condition", f"{problem}:residual")
+    assert result.exit_code == 0
+    assert "Gram(Jacobian[3×3, graph])" in result.stdout
+    assert "9" in result.stdout
+
+
+def test_json_is_one_document_on_stdout(problem):
+    command = [sys.executable, "-m", "precondlab", "condition", f"{problem}:residual", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    document = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert document["ok"] is True
+    assert document["lower"] <= 9 <= document["upper"]
+    assert document["environment"]["threads"] == 1
+
+
+def test_a_singular_operator_exits_with_1_and_still_draws(problem, tmp_path):
+    result = run("condition", f"{problem}:classic", "--json", "--out", tmp_path / "pictures", "--steps", 50)
+    document = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert document["ok"] is False
+    assert document["upper"] is None
+    assert document["rank"] < document["size"]
+    for path in document["pictures"]:
+        with open(path, "rb") as picture:
+            assert picture.read(8) == b"\x89PNG\r\n\x1a\n"
+    assert len(document["pictures"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("{}:absent", "has no function 'absent'; it defines residual, classic"),
+        ("{}", "expected FILE.py:FACTORY"),
+        ("nowhere.py:residual", "there is no Python file 'nowhere.py'"),
+        ("{}:number", "should return a pl.Map or a pair"),
+        ("{}:dropout", "call model.eval() first"),
+        ("{}:unlucky", "not finite"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_exit_2(problem, target, message):
+    result = run("condition", target.format(problem))
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+
+
+def test_a_file_that_does_not_import_says_why(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("import surely_not_installed")
+    result = run("condition", f"{path}:make")
+    assert result.exit_code == 2
+    assert "surely_not_installed" in result.stderr
+
+
+@pytest.fixture
+def small_demo(monkeypatch):
+    def set_tables(measured):
+        tables = (lambda: Table("sums", [Row("1 + 1", "2.00", measured)]),)
+        monkeypatch.setattr(demo, "TABLES", tables)
+
+    return set_tables
+
+
+def test_demo_prints_tables_and_writes_pictures(small_demo, tmp_path):
+    small_demo(2.0)
+    result = run("demo", "--out", tmp_path)
+    assert result.exit_code == 0
+    assert "every number agrees with theory" in result.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "demo.json",
+        "scaling.png",
+        "spectrum.png",
+        "training.png",
+    ]
+    assert json.loads((tmp_path / "demo.json").read_text())["ok"] is True
+
+
+def test_demo_fails_where_a_number_disagrees(small_demo, tmp_path):
+    small_demo(2.1)
+    result = run("demo", "--out", tmp_path, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["tables"][0]["rows"][0]["agrees"] is False
