@@ -156,6 +156,9 @@ class Product(Operator):
             U = factor.backward(U)
         return U
 
+    def _adjoint(self) -> Operator:  # factor by factor, so that (A @ B).H @ (A @ B) is seen to be a palindrome
+        return self if self.symmetric else Product(*(factor.H for factor in reversed(self.factors)))
+
     @cached_property
     def sqrt(self) -> Operator | None:
         if not self.positive:

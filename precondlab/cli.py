@@ -99,7 +99,7 @@ def condition(
     if as_json:
         _print_json(document)
     else:
-        grid = Grid(title=escape(document["operator"]), show_header=False, title_justify="left")
+        grid = Grid(title=escape(repr(Gram(J))), show_header=False, title_justify="left")
         for name in ("estimate", "lower", "upper", "resolved", "rank", "size", "largest", "smallest"):
             grid.add_row(name, f"{getattr(result, name):.8g}")
         grid.add_row("noise floor", f"{result.noise_floor:.3g}")

@@ -16,6 +16,7 @@ __all__ = ["Map"]
 
 Params = Mapping[str, Tensor]
 Residual = Callable[[dict[str, Tensor]], Any]
+BlockResidual = Callable[[dict[str, Tensor], Tensor], Tensor]
 Rows = Mapping[str, slice]
 
 _NOISY_IN_TRAINING = (
@@ -59,7 +60,7 @@ class Map:
 
     def __init__(
         self,
-        residual: Residual | Mapping[str, Callable[[dict[str, Tensor], Tensor], Tensor]],
+        residual: Residual | Mapping[str, BlockResidual],
         params: Params,
         *,
         points: Mapping[str, Tensor] | None = None,
@@ -69,8 +70,13 @@ class Map:
         self.params, self.frozen = _split_frozen(params)
         self.domain = Space.of(self.params)
         self._module: nn.Module | None = None
-        self._residual = residual
-        self.points = _same_blocks("points", points, residual)
+        self._whole: Residual | None = None
+        self._parts: Mapping[str, BlockResidual] = {}
+        if isinstance(residual, Mapping):
+            self._parts = residual
+        else:
+            self._whole = residual
+        self.points = _same_blocks(points, residual)
         self._build(quadrature or {}, weights or {})
 
     @classmethod
@@ -88,7 +94,12 @@ class Map:
             If the model has no trainable parameter, or has dropout or batch normalization in
             training mode.
         """
-        _refuse_training_mode(model)
+        if not isinstance(model, nn.Module) or not callable(closure):
+            raise TypeError(
+                f"Map.of_module: expected a torch module and a function, got {type(model).__name__} and "
+                f"{type(closure).__name__}"
+            )
+        refuse_training_mode(model)
         host = _ClosureModule(model, closure)
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trainable:
@@ -106,7 +117,8 @@ class Map:
         self.frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
         self.domain = Space.of(trainable)
         self._module = model
-        self._residual = residual
+        self._whole = residual
+        self._parts = {}
         self.points = None
         with self.buffers_unchanged():
             self._build({}, weights or {})
@@ -133,6 +145,7 @@ class Map:
     def __call__(self, at: Params | Tensor | None = None) -> Tensor:
         """Return the weighted residual ``[m]`` at a point: a dict, a flat vector, or the current one."""
         params = self.params if at is None else at if isinstance(at, Mapping) else self.domain.unravel(at)
+        self.domain.ravel(params)  # raises if a block is missing or has the wrong shape
         scale = self.scale()
         raw = self.raw(None)
         with torch.enable_grad():
@@ -148,19 +161,13 @@ class Map:
         """Whether any subset of rows can be evaluated on its own."""
         return self.points is not None
 
-    def raw(self, rows: Rows | None) -> Callable[[dict[str, Tensor]], Tensor]:
-        """Return θ ↦ the unweighted residual (with quadrature) of some points of each block, flat.
+    def raw(self, rows: Rows | None) -> Restriction:
+        """Return θ ↦ the unweighted residual of some points of each block, flat; None means all rows."""
+        if rows is not None and self.points is None:
+            raise ValueError("a map given by one function cannot be evaluated row by row")
+        return Restriction(self, rows)
 
-        ``rows`` selects points, block by block, and needs a map given by one function per block;
-        None means all rows.
-        """
-
-        def function(params: dict[str, Tensor]) -> Tensor:
-            return torch.cat([block.reshape(-1) for block in self._blocks(params, rows).values()])
-
-        return function
-
-    def sample(self) -> tuple[Callable[[dict[str, Tensor]], Tensor], int]:
+    def sample(self) -> tuple[Restriction, int]:
         """Return the map restricted to a few rows of each block, and how many rows that is."""
         if self.points is None:
             return self.raw(None), self.codomain.size
@@ -195,10 +202,13 @@ class Map:
         """Restore a module's buffers after the block and refuse a residual that changed them."""
         buffers = dict(self._module.named_buffers()) if self._module is not None else {}
         before = {name: value.clone() for name, value in buffers.items()}
-        yield
-        changed = [name for name, value in before.items() if not torch.equal(value, buffers[name])]
-        for name in changed:
-            buffers[name].copy_(before[name])
+        changed = []
+        try:
+            yield
+        finally:
+            changed = [name for name, value in before.items() if not torch.equal(value, buffers[name])]
+            for name in changed:
+                buffers[name].copy_(before[name])
         if changed:
             raise NotDeterministic(
                 f"evaluating the residual changes the buffers {changed}; put the model in evaluation mode "
@@ -208,27 +218,28 @@ class Map:
     # Internals -----------------------------------------------------------------------------
 
     def _blocks(self, params: Params, rows: Rows | None) -> dict[str, Tensor]:
-        everything = {**params, **{name: value.detach() for name, value in self.frozen.items()}}
-        if self.points is None:
-            if rows is not None:
-                raise ValueError("a map given by one function cannot be evaluated row by row")
-            with torch.enable_grad():
-                out = self._residual(everything if self._module is None else dict(params))
-            out = {"": out} if not isinstance(out, Mapping) else out
-            return {name: self._check_block(name, block) for name, block in out.items()}
-        blocks = {}
-        with torch.enable_grad():
-            for name, x in self.points.items():
-                part = slice(None) if rows is None else rows.get(name, slice(0, 0))
-                x = x[part]
-                if rows is not None and not len(x):
-                    continue
-                block = self._check_block(name, self._residual[name](everything, x), len(x))
-                if name in self._quadrature:
-                    root = self._quadrature[name][part]
-                    block = block * root.reshape(-1, *[1] * (block.dim() - 1))
-                blocks[name] = block
-        return blocks
+        with torch.inference_mode(False), torch.enable_grad():
+            if self._whole is not None:
+                out = self._whole(dict(params) if self._module is not None else self.complete(params))
+                out = out if isinstance(out, Mapping) else {"": out}
+                return {name: self._check_block(name, block) for name, block in out.items()}
+            blocks = {}
+            for name, function, x, root in self.parts(rows):
+                block = self._check_block(name, function(self.complete(params), x), len(x))
+                blocks[name] = block if root is None else block * root.reshape(-1, *[1] * (block.dim() - 1))
+            return blocks
+
+    def complete(self, params: Params) -> dict[str, Tensor]:
+        """Return the parameters together with the frozen ones."""
+        return {**params, **{name: value.detach() for name, value in self.frozen.items()}}
+
+    def parts(self, rows: Rows | None) -> Iterator[tuple[str, BlockResidual, Tensor, Tensor | None]]:
+        """Yield name, function, points and √w of each block given by a function of its own, on some rows."""
+        for name, x in (self.points or {}).items():
+            part = slice(None) if rows is None else rows.get(name, slice(0, 0))
+            if rows is None or len(x[part]):
+                root = self._quadrature.get(name)
+                yield name, self._parts[name], x[part], None if root is None else root[part]
 
     def _check_block(self, name: str, block: Any, points: int | None = None) -> Tensor:
         where = f"the residual block {name!r}" if name else "the residual"
@@ -272,6 +283,22 @@ class Map:
         return f"Map[{self.domain.size} parameters → {{{blocks}}}{frozen}]"
 
 
+class Restriction:
+    """θ ↦ the unweighted residual, quadrature included, of some points of each block, flat.
+
+    Attributes
+    ----------
+    map, rows
+        The map, and block → slice of its points; None for all.
+    """
+
+    def __init__(self, map: Map, rows: Rows | None) -> None:
+        self.map, self.rows = map, rows
+
+    def __call__(self, params: dict[str, Tensor]) -> Tensor:
+        return torch.cat([block.reshape(-1) for block in self.map._blocks(params, self.rows).values()])
+
+
 class _ClosureModule(nn.Module):
     """A module whose forward pass is the user's closure, so that ``functional_call`` can run it."""
 
@@ -301,20 +328,23 @@ def _describe(value: object) -> str:
     return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
 
 
-def _same_blocks(what: str, points: Mapping[str, Tensor] | None, residual: object) -> dict[str, Tensor] | None:
+def _same_blocks(points: Mapping[str, Tensor] | None, residual: object) -> dict[str, Tensor] | None:
     if not isinstance(residual, Mapping):
         if points is not None:
             raise ValueError("Map: points need a residual given block by block, {block: function(params, points)}")
         return None
+    wrong = [name for name, x in (points or {}).items() if not isinstance(x, Tensor)]
+    if wrong:
+        raise TypeError(f"Map: the points of {wrong} should be tensors; use torch.as_tensor")
     if points is None or points.keys() != residual.keys():
         raise ValueError(
             f"Map: the residual has the blocks {list(residual)}, "
-            f"{what} are given for {list(points or {})}; give points for each block"
+            f"points are given for {list(points or {})}; give points for each block"
         )
     return dict(points)
 
 
-def _refuse_training_mode(model: nn.Module) -> None:
+def refuse_training_mode(model: nn.Module) -> None:
     noisy = [
         name or type(module).__name__
         for name, module in model.named_modules()

@@ -193,7 +193,7 @@ class Operator(LinearOperator):
         }
         if not fits[vector]:
             expected = sizes[vector].format(n=space.size)
-            raise ValueError(f"{self!r}.{verb}: expected shape {expected}, got {tuple(x.shape)} (dimension mismatch)")
+            raise ValueError(f"{self!r}.{verb}: expected shape {expected}, got {tuple(V.shape)} (dimension mismatch)")
         if V.device != space.device:
             raise ValueError(f"{self!r}.{verb}: expected a tensor on {space.device}, got {V.device}; use .to(...)")
         if V.dtype != space.dtype and V.dtype != space.dtype.to_complex():
@@ -208,7 +208,7 @@ class Operator(LinearOperator):
         Y = Y if V.dim() == 2 else Y[:, 0]
         if isinstance(x, Tensor):
             return Y
-        array = Y.cpu().numpy()
+        array = Y.numpy(force=True)
         return np.asmatrix(array) if isinstance(x, np.matrix) else array
 
     def _to_torch(self, x: Any, space: Space, verb: str) -> Tensor:
@@ -251,10 +251,10 @@ class Foreign(Operator):
         self.parent = parent
 
     def _apply(self, V: Tensor) -> Tensor:
-        return torch.as_tensor(self.parent.matmat(V.cpu().numpy()), dtype=V.dtype, device=V.device)
+        return torch.as_tensor(self.parent.matmat(V.numpy(force=True)), dtype=V.dtype, device=V.device)
 
     def _apply_adjoint(self, U: Tensor) -> Tensor:
-        return torch.as_tensor(self.parent.rmatmat(U.cpu().numpy()), dtype=U.dtype, device=U.device)
+        return torch.as_tensor(self.parent.rmatmat(U.numpy(force=True)), dtype=U.dtype, device=U.device)
 
 
 def as_operator(x: LinearOperator, *, like: Operator | None = None) -> Operator:

@@ -103,7 +103,7 @@ class Space:
             block = tree[name]
             if block.shape[block.dim() - len(shape) :] != shape:
                 raise ValueError(f"ravel: block {name!r} should have shape {tuple(shape)}, got {tuple(block.shape)}")
-            flat.append(block.reshape(*block.shape[: block.dim() - len(shape)], -1))
+            flat.append(block.reshape((*block.shape[: block.dim() - len(shape)], shape.numel())))
         return torch.cat(flat, dim=-1)
 
     def unravel(self, vector: Tensor) -> dict[str, Tensor]:

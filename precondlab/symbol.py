@@ -77,17 +77,19 @@ class Symbol:
         total = dict(self.coefficients)
         for alpha, coefficient in other.coefficients.items():
             total[alpha] = total.get(alpha, 0.0) + coefficient
-        return Symbol(total)
+        return Symbol(total or {(0,) * self.dim: 0.0})
 
     def __mul__(self, other: Symbol | float) -> Symbol:
         if not isinstance(other, Symbol):
             return Symbol({alpha: other * c for alpha, c in self.coefficients.items()} or {(0,) * self.dim: 0.0})
+        if other.dim != self.dim:
+            raise ValueError(f"{self} * {other}: the expressions have {self.dim} and {other.dim} space dimensions")
         product: dict[MultiIndex, float] = {}
         for a, ca in self.coefficients.items():
             for b, cb in other.coefficients.items():
                 alpha = tuple(i + j for i, j in zip(a, b, strict=True))
                 product[alpha] = product.get(alpha, 0.0) + ca * cb
-        return Symbol(product)
+        return Symbol(product or {(0,) * self.dim: 0.0})
 
     __rmul__ = __mul__
 

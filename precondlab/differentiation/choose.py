@@ -112,6 +112,11 @@ def verify(name: str, function: Function, params: Mapping[str, Tensor], space: S
         Jv, Jtu = linearization.jvp(v[:, None])[:, 0], linearization.vjp(u[:, None])[:, 0]
     except (RuntimeError, NotImplementedError) as error:  # torch's way to say "not supported"
         return f"not supported by torch here ({str(error).splitlines()[0]})"
+    if not value.isfinite().all():
+        raise ValueError(
+            f"the residual has {(~value.isfinite()).sum().item()} rows that are not finite at the point of "
+            "linearization; check that point and the points at which the residual is evaluated"
+        )
     repeated = _evaluate(function, params)
     if not torch.equal(repeated, value) and not _close(repeated, value, 1e3 * space.eps):
         raise NotDeterministic(

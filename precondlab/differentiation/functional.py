@@ -27,8 +27,9 @@ class Functional:
         self.space = space
         self._function = function
         self._params = {name: value.detach() for name, value in params.items()}
-        self.value, self._pull = vjp(function, self._params)
-        self.value = self.value.detach()
+        primal = vjp(function, self._params)
+        self.value: Tensor = primal[0].detach()
+        self._pull = primal[1]
 
     def jvp(self, V: Tensor) -> Tensor:
         def push(tangents: dict[str, Tensor]) -> Tensor:

@@ -37,7 +37,7 @@ def _saved(node: object) -> list[Tensor]:
     found = []
     for name in names:
         value = getattr(node, name)
-        found.extend(
-            item for item in (value if isinstance(value, tuple | list) else [value]) if isinstance(item, Tensor)
-        )
+        items = value if isinstance(value, tuple | list) else [value]
+        # torch.func's symbolic zeros have no memory
+        found.extend(item for item in items if isinstance(item, Tensor) and not item._is_zerotensor())
     return found

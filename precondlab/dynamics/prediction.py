@@ -81,10 +81,7 @@ def predict_training(
     if mass == 0:
         zero = np.zeros(steps + 1)
         return TrainingCurve(zero, zero, zero, 0)
-    T = None
-    for T in lanczos(Kernel(J), residual, num_matvecs=num_matvecs):  # noqa: B007 - the last one is wanted
-        pass
-    assert T is not None
+    *_, T = lanczos(Kernel(J), residual, num_matvecs=num_matvecs)
     nodes, vectors = T.eigh()
     edge = 2 / learning_rate
     if nodes[-1] > edge * (1 + 1e-12):

@@ -36,11 +36,12 @@ def residual(model: deepxde.Model, /) -> Map:
 
     Cost: one evaluation of the losses.
     """
-    from deepxde import backend, gradients
+    from deepxde import gradients
+    from deepxde.backend import backend_name  # pyright: ignore[reportAttributeAccessIssue] - set at import
 
-    if backend.backend_name != "pytorch":
+    if backend_name != "pytorch":
         raise ValueError(
-            f"deepxde.residual: DeepXDE runs on {backend.backend_name!r}; set DDE_BACKEND=pytorch before importing it"
+            f"deepxde.residual: DeepXDE runs on {backend_name!r}; set DDE_BACKEND=pytorch before importing it"
         )
     if model.external_trainable_variables:
         raise ValueError(

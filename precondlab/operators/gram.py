@@ -28,6 +28,7 @@ class Gram(Operator):
     """
 
     def __init__(self, J: Operator) -> None:
+        _require_operator("Gram", J)
         super().__init__(J.domain, J.domain, positive=True)
         self.J = J
 
@@ -62,6 +63,7 @@ class Kernel(Operator):
     """
 
     def __init__(self, J: Operator) -> None:
+        _require_operator("Kernel", J)
         super().__init__(J.codomain, J.codomain, positive=True)
         self.J = J
 
@@ -85,6 +87,14 @@ class Kernel(Operator):
 
     def __repr__(self) -> str:
         return f"Kernel({self.J!r})"
+
+
+def _require_operator(name: str, J: object) -> None:
+    if not isinstance(J, Operator):
+        raise TypeError(
+            f"{name}: expected an operator, got {type(J).__name__}; "
+            "take pl.Jacobian of a map, or wrap a matrix with pl.operators.Dense"
+        )
 
 
 def _jacobian(square: Gram | Kernel) -> Jacobian:

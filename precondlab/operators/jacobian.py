@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from precondlab.differentiation import Route, linearize
 from precondlab.differentiation.choose import ROUTES, RouteName, choose
 from precondlab.differentiation.memory import graph_bytes
-from precondlab.map import Map
+from precondlab.map import Map, refuse_training_mode
 from precondlab.operator import Operator
 from precondlab.space import Space
 
@@ -49,6 +49,7 @@ class Jacobian(Operator):
     (Jacobian[2×2, graph], tensor([2., 6.]))
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         map: Map,
@@ -145,6 +146,7 @@ def tangent(model: nn.Module, points: Tensor, **options: object) -> Jacobian:
     def value(params: dict[str, Tensor], x: Tensor) -> Tensor:
         return torch.func.functional_call(model, params, (x,))
 
+    refuse_training_mode(model)
     params = dict(model.named_parameters())
     return Jacobian(Map({"": value}, params, points={"": points}), **options)  # type: ignore[arg-type]
 
@@ -152,6 +154,12 @@ def tangent(model: nn.Module, points: Tensor, **options: object) -> Jacobian:
 def _point(map: Map, at: Mapping[str, Tensor] | Tensor | None) -> dict[str, Tensor]:
     params = map.params if at is None else at if isinstance(at, Mapping) else map.domain.unravel(at)
     map.domain.ravel(params)  # raises if a block is missing or has the wrong shape
+    for name, value in params.items():
+        if (value.dtype, value.device) != (map.domain.dtype, map.domain.device):
+            raise TypeError(
+                f"Jacobian: at: expected {map.domain.dtype} on {map.domain.device}, "
+                f"got {value.dtype} on {value.device} for {name!r}; use .to(...)"
+            )
     point = {name: params[name].detach().clone() for name in map.domain.shapes}
     if any(not value.isfinite().all() for value in point.values()):
         raise ValueError("Jacobian: the point of linearization has entries that are not finite")
@@ -186,7 +194,7 @@ class _Chunks:
         self._map, self._at, self._route = map, at, route
         self.rebuild = budget < map.codomain.size
         self.rows: list[tuple[slice, dict[str, slice] | None]] = []
-        if not map.chunkable:
+        if map.points is None:
             self.rows.append((slice(0, map.codomain.size), None))
         else:
             for name, points in map.points.items():

@@ -102,6 +102,10 @@ class LowRank(Operator):
     """
 
     def __init__(self, U: Tensor, s: Tensor, V: Tensor | None = None) -> None:
+        tensors = [U, s] if V is None else [U, s, V]
+        kinds = [(x.dtype, x.device) if isinstance(x, Tensor) else type(x).__name__ for x in tensors]
+        if not isinstance(U, Tensor) or len(set(kinds)) > 1:
+            raise TypeError(f"LowRank: expected tensors of one dtype on one device, got {kinds}")
         rank = U.shape[1] if U.dim() == 2 else -1
         if s.shape != (rank,) or (V is not None and (V.dim() != 2 or V.shape[1] != rank)):
             raise ValueError(
@@ -189,6 +193,10 @@ class BlockDiagonal(Operator):
 
     def __init__(self, *parts: Operator) -> None:
         _require_parts("BlockDiagonal", parts)
+        first = parts[0].domain
+        for part in parts[1:]:
+            if (part.domain.dtype, part.domain.device) != (first.dtype, first.device):
+                raise ValueError(f"BlockDiagonal: {part.domain} of {part!r} and {first} differ in dtype or device")
         super().__init__(
             _space(sum(part.shape[1] for part in parts), parts[0].domain),
             _space(sum(part.shape[0] for part in parts), parts[0].domain),

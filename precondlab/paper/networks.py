@@ -30,7 +30,7 @@ def tanh_network(seeds: Sequence[int] = (0, 1, 2)) -> Table:
 def fourier_network(seeds: Sequence[int] = (0, 1, 2)) -> Table:
     """The same for a network of 25 Fourier features, λ = 1, and with the features scaled by P, γ = 0.1."""
     table = Table("Poisson, 25 Fourier features → 5 gelu → 1 (136 parameters), λ = 1: % of eigenvalues, ±3 points")
-    P = symbol(poisson(dim=1), fourier(12), kernel=0.1).sqrt.entries
+    P = symbol(poisson(dim=1), fourier(12), kernel=0.1).entries.sqrt()
     expected = {
         "without P": ("24 ± 5", "32 ± 3", "3.1e3 ± 0.7e3"),
         "with P": ("64 ± 3", "18 ± 3", "2.3 ± 0.15"),

@@ -72,7 +72,8 @@ def symbol(
     >>> M.sqrt.entries.tolist()  # in the order of the model: 1, cos x, cos 2x, sin x, sin 2x
     [20.0, 1.0, 0.25, 1.0, 0.25]
     """
-    if getattr(problem, "symbol", None) is None:
+    sigma = getattr(problem, "symbol", None)
+    if sigma is None:
         raise ValueError(
             f"symbol: the problem {getattr(problem, 'name', problem)!r} has no constant-coefficient part; "
             "choose a preconditioner built from the matrix instead"
@@ -82,7 +83,7 @@ def symbol(
             f"symbol: expected a Fourier model (pl.models.fourier), got {type(model).__name__}: "
             "the symbol acts on Fourier coefficients"
         )
-    size = problem.symbol(model.wavevectors).abs() * model.scale
+    size = sigma(model.wavevectors).abs() * model.scale
     if kernel is not None:
         gamma = torch.as_tensor(kernel, dtype=size.dtype, device=size.device).expand_as(size)
         P = torch.where(size > threshold, 1 / size.clamp_min(threshold), gamma)

@@ -48,7 +48,9 @@ def draw_spectra(axes: Axes, spectra: Mapping[str, Sequence[float]], *, floor: f
     return axes
 
 
-def draw_curves(axes: Axes, curves: Mapping[str, Sequence[float]], *, ylabel: str = "loss", logx: bool = False) -> Axes:
+def draw_curves(
+    axes: Axes, curves: Mapping[str, Sequence[float] | np.ndarray], *, ylabel: str = "loss", logx: bool = False
+) -> Axes:
     """Draw loss curves against the step; a label that starts with "predicted" is dotted."""
     for label, values in curves.items():
         steps = np.arange(len(values)) + (1 if logx else 0)

@@ -157,7 +157,7 @@ def condition(
     target, M, power = _target(A, preconditioner)
     m, n = target.shape
     wanted = min(m, n)
-    dense = wanted <= _DENSE_SIZE and m * n * target.dtype.itemsize <= _DENSE_BYTES
+    dense = wanted <= _DENSE_SIZE and m * n * target.domain.dtype.itemsize <= _DENSE_BYTES
     if dense and (num_matvecs is None or num_matvecs >= wanted):
         return _dense(target, M, power, A.shape[1])
     steps = _DEFAULT_STEPS if num_matvecs is None else num_matvecs
