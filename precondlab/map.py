@@ -167,11 +167,15 @@ class Map:
             raise ValueError("a map given by one function cannot be evaluated row by row")
         return Restriction(self, rows)
 
-    def sample(self) -> tuple[Restriction, int]:
-        """Return the map restricted to a few rows of each block, and how many rows that is."""
+    def sample(self, block: str | None = None) -> tuple[Restriction, int]:
+        """Return the map restricted to a few rows of each block, or of one, and how many rows that is."""
         if self.points is None:
             return self.raw(None), self.codomain.size
-        rows = {name: slice(0, len(x), max(1, -(-len(x) // _SAMPLE))) for name, x in self.points.items() if len(x)}
+        rows = {
+            name: slice(0, len(x), max(1, -(-len(x) // _SAMPLE)))
+            for name, x in self.points.items()
+            if len(x) and block in (None, name)
+        }
         count = sum(
             len(range(*part.indices(len(self.points[name])))) * self.rows_per_point(name) for name, part in rows.items()
         )

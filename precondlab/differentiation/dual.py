@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from precondlab.differentiation.graph import Graph
+from precondlab.differentiation.route import Route
 from precondlab.space import Space
 
 
-class Dual:
+class Dual(Route):
     """Differentiate forwards with dual numbers and backwards with a retained graph.
 
     Dual numbers pass through code that calls ``torch.autograd.grad`` itself.
@@ -22,7 +23,6 @@ class Dual:
     """
 
     name = "dual"
-    columns = 1  # carried through at once: what memory is multiplied by
 
     def __init__(
         self, function: Callable[[dict[str, Tensor]], Tensor], params: Mapping[str, Tensor], space: Space
@@ -32,7 +32,13 @@ class Dual:
         self._params = {name: value.detach() for name, value in params.items()}
         self._graph = Graph(function, params, space)
         self.value = self._graph.value
-        self.vjp = self._graph.vjp
+
+    @property
+    def kept_bytes(self) -> int:
+        return self._graph.kept_bytes
+
+    def vjp(self, U: Tensor) -> Tensor:
+        return self._graph.vjp(U)
 
     def jvp(self, V: Tensor) -> Tensor:
         return torch.stack([self._jvp(row) for row in V.T.contiguous()], dim=1)

@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from precondlab.differentiation.memory import reachable_bytes
+from precondlab.differentiation.route import Route
 from precondlab.space import Space
 
 # Below this many entries (columns × rows × parameters) a product is dominated by the cost of
@@ -15,7 +17,7 @@ from precondlab.space import Space
 _BATCHED_BELOW = 2_000_000
 
 
-class Graph:
+class Graph(Route):
     """Differentiate one retained reverse graph: ``Jᵀw`` by one backward pass, ``Jv`` by two.
 
     ``w ↦ Jᵀw`` is linear, so its own reverse derivative is ``v ↦ Jv``; both graphs are built
@@ -26,7 +28,6 @@ class Graph:
     """
 
     name = "graph"
-    columns = 1  # carried through at once: what memory is multiplied by
 
     def __init__(
         self, function: Callable[[dict[str, Tensor]], Tensor], params: Mapping[str, Tensor], space: Space
@@ -47,6 +48,10 @@ class Graph:
         if not self.output.requires_grad:
             return self.value.new_zeros(len(self.value), V.shape[1])
         return self._columns(self._jvp, V, len(self.value))
+
+    @cached_property
+    def kept_bytes(self) -> int:
+        return reachable_bytes((self.output, *self.pullback[2]), without=self.leaves.values())
 
     @cached_property
     def pullback(self) -> tuple[Tensor, list[str], list[Tensor]]:

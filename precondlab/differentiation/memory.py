@@ -1,25 +1,23 @@
-"""Measure what a reverse graph keeps in memory, to choose how many rows to differentiate at once."""
+"""Measure what a reverse graph keeps in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 
 from torch import Tensor
 
-from precondlab.differentiation.graph import Graph
-from precondlab.space import Space
+__all__ = ["reachable_bytes"]
 
 
-def graph_bytes(function: Callable[[dict[str, Tensor]], Tensor], params: Mapping[str, Tensor], space: Space) -> int:
-    """Return the bytes of the tensors a retained graph and its backward graph keep, without the parameters.
+def reachable_bytes(outputs: Iterable[Tensor], *, without: Iterable[Tensor]) -> int:
+    """Return the bytes of all tensors saved in the graphs of some outputs, without those of given tensors.
 
     The graphs are walked node by node and every saved storage is counted once.
     """
-    graph = Graph(function, params, space)
-    parameters = {leaf.untyped_storage().data_ptr() for leaf in graph.leaves.values()}
+    excluded = {tensor.untyped_storage().data_ptr() for tensor in without}
     kept: dict[int, int] = {}
     seen: set[object] = set()
-    waiting = [tensor.grad_fn for tensor in (graph.output, *graph.pullback[2])]
+    waiting = [tensor.grad_fn for tensor in outputs]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
@@ -29,7 +27,7 @@ def graph_bytes(function: Callable[[dict[str, Tensor]], Tensor], params: Mapping
         for tensor in _saved(node):
             storage = tensor.untyped_storage()
             kept[storage.data_ptr()] = storage.nbytes()
-    return sum(size for pointer, size in kept.items() if pointer not in parameters)
+    return sum(size for pointer, size in kept.items() if pointer not in excluded)
 
 
 def _saved(node: object) -> list[Tensor]:

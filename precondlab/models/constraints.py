@@ -14,12 +14,24 @@ __all__ = ["box_mask", "masked", "periodic"]
 Field = Callable[[Tensor], Tensor]
 
 
+class Function(nn.Module):
+    """A function of x without parameters, as a module: networks that contain it can be read layer by layer."""
+
+    def __init__(self, function: Field) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
 class Masked(nn.Module):
     """``u(x) = mask(x)·model(x) + lift(x)``; see :func:`masked`."""
 
     def __init__(self, model: nn.Module, mask: Field, lift: Field | None) -> None:
         super().__init__()
-        self.model, self.mask, self.lift = model, mask, lift
+        self.model, self.mask = model, Function(mask)
+        self.lift = None if lift is None else Function(lift)
 
     def forward(self, x: Tensor) -> Tensor:
         value = self.mask(x) * self.model(x)
@@ -31,7 +43,18 @@ class Periodic(nn.Module):
 
     def __init__(self, model: nn.Module, periods: tuple[float | None, ...]) -> None:
         super().__init__()
-        self.model, self.periods = model, periods
+        self.embedding, self.model = Embedding(periods), model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(self.embedding(x))
+
+
+class Embedding(nn.Module):
+    """``x_j ↦ cos(2πx_j/L_j), sin(2πx_j/L_j)`` for the axes with a period L_j."""
+
+    def __init__(self, periods: tuple[float | None, ...]) -> None:
+        super().__init__()
+        self.periods = periods
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 0 or x.shape[-1] != len(self.periods):
@@ -43,7 +66,7 @@ class Periodic(nn.Module):
         for column, period in zip(x.unbind(-1), self.periods, strict=True):
             angle = column if period is None else column * (2 * math.pi / period)
             columns += [column] if period is None else [angle.cos(), angle.sin()]
-        return self.model(torch.stack(columns, dim=-1))
+        return torch.stack(columns, dim=-1)
 
 
 def masked(model: nn.Module, mask: Field, *, lift: Field | None = None) -> Masked:

@@ -43,6 +43,8 @@ class FourierFeatures(nn.Module):
     tensor([[0.7071, 1.0000, 0.0000]], dtype=torch.float64)
     """
 
+    differentiates = True
+
     wavevectors: Tensor
     phases: Tensor
     amplitudes: Tensor
@@ -96,11 +98,18 @@ class FourierFeatures(nn.Module):
         angle = x @ self.wavevectors[first : first + self.pairs].T
         return angle.cos(), angle.sin()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the features ``[N, n]`` at points ``[N, d]``."""
+    def forward(self, x: Tensor, symbol: Symbol | None = None) -> Tensor:
+        """Return the features, or D of them for a differential expression D, ``[N, n]`` at points ``[N, d]``."""
         cos, sin = self.waves(x)
         ones = x.new_ones(*x.shape[:-1], int(self.constant))
-        return (torch.cat([ones, cos, sin], dim=-1) - self.offsets) * (self.amplitudes * self.scale)
+        offsets = self.offsets
+        if symbol is not None:
+            first = int(self.constant)
+            sigma = symbol(self.wavevectors[first : first + self.pairs])
+            cos, sin = sigma.real * cos - sigma.imag * sin, sigma.imag * cos + sigma.real * sin
+            level = symbol.coefficients.get((0,) * symbol.dim, 0.0)
+            ones, offsets = level * ones, level * offsets
+        return (torch.cat([ones, cos, sin], dim=-1) - offsets) * (self.amplitudes * self.scale)
 
     def extra_repr(self) -> str:
         return f"{len(self.phases)} features in {self.wavevectors.shape[1]} dimensions"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from precondlab.differentiation import Route, linearize
-from precondlab.differentiation.choose import ROUTES, RouteName, choose
-from precondlab.differentiation.memory import graph_bytes
+from precondlab.differentiation.choose import RouteName, choose
 from precondlab.map import Map, refuse_training_mode
 from precondlab.operator import Operator
+from precondlab.operators.chunks import Chunks
 from precondlab.space import Space
 
 __all__ = ["Jacobian", "tangent"]
@@ -67,14 +66,8 @@ class Jacobian(Operator):
         self.map = map
         self.at = _point(map, at)
         with map.buffers_unchanged():
-            sample, sampled_rows = map.sample()
-            self.route = choose(sample, self.at, map.domain, route)
-            self._chunks = _Chunks(
-                map,
-                self.at,
-                self.route,
-                _row_budget(sample, sampled_rows, self.at, self.route, map, memory_budget),
-            )
+            self.route = choose(map.sample()[0], self.at, map.domain, route)
+            self._chunks = Chunks(map, self.at, self.route, memory_budget)
         self._scale = map.scale()
         self._rows = slice(0, map.codomain.size)
 
@@ -123,12 +116,17 @@ class Jacobian(Operator):
         square = self._scale[self._rows, None] ** 2
         total = self.domain.zeros(V.shape[1])
         for rows, part, route in self._chunks(self._rows):
-            total += route.vjp(_pad(route.jvp(V)[part] * square[rows], part, len(route.value)))
+            total += route.gram(V, _pad(square[rows], part, len(route.value))[:, 0])
         return total
+
+    def dense(self) -> Tensor:
+        parts = [route.dense()[part] for _, part, route in self._chunks(self._rows)]
+        return torch.cat(parts) * self._scale[self._rows, None]
 
     def __repr__(self) -> str:
         m, n = self.shape
-        chunks = f", {len(self._chunks.rows)} chunks" if self._chunks.rebuild else ""
+        rebuilt = self._chunks.rebuilt
+        chunks = f", {rebuilt:.0%} rebuilt" if rebuilt else ""
         return f"Jacobian[{m}×{n}, {self.route}{chunks}]"
 
 
@@ -164,61 +162,6 @@ def _point(map: Map, at: Mapping[str, Tensor] | Tensor | None) -> dict[str, Tens
     if any(not value.isfinite().all() for value in point.values()):
         raise ValueError("Jacobian: the point of linearization has entries that are not finite")
     return point
-
-
-def _row_budget(
-    sample: Callable[[dict[str, Tensor]], Tensor],
-    sampled_rows: int,
-    at: dict[str, Tensor],
-    route: str,
-    map: Map,
-    memory_budget: int,
-) -> int:
-    """Return how many rows may be differentiated at once."""
-    if not map.chunkable:
-        return map.codomain.size
-    per_row = graph_bytes(sample, at, map.domain) * ROUTES[route].columns / sampled_rows
-    rows = map.codomain.size if per_row == 0 else int(memory_budget / per_row)
-    if rows < 1:
-        raise ValueError(
-            f"Jacobian: memory_budget={memory_budget:,} bytes is too small for one row, "
-            f"which needs about {per_row:,.0f} bytes"
-        )
-    return rows
-
-
-class _Chunks:
-    """Consecutive groups of rows with one route each, kept if they fit together, else rebuilt."""
-
-    def __init__(self, map: Map, at: dict[str, Tensor], route: str, budget: int) -> None:
-        self._map, self._at, self._route = map, at, route
-        self.rebuild = budget < map.codomain.size
-        self.rows: list[tuple[slice, dict[str, slice] | None]] = []
-        if map.points is None:
-            self.rows.append((slice(0, map.codomain.size), None))
-        else:
-            for name, points in map.points.items():
-                width, start = map.rows_per_point(name), map.codomain.slices[name].start
-                step = max(1, budget // width) if width else len(points)
-                for first in range(0, len(points), step):
-                    last = min(first + step, len(points))
-                    self.rows.append((slice(start + first * width, start + last * width), {name: slice(first, last)}))
-        self._kept = None if self.rebuild else [self._linearize(points) for _, points in self.rows]
-
-    def _linearize(self, points: dict[str, slice] | None) -> Route:
-        return linearize(self._map.raw(points), self._at, self._map.domain, self._route)
-
-    def __call__(self, wanted: slice) -> Iterator[tuple[slice, slice, Route]]:
-        """Yield, for each chunk that meets the wanted rows: their place in the result, in the chunk, its route."""
-        for index, (rows, points) in enumerate(self.rows):
-            first, last = max(rows.start, wanted.start), min(rows.stop, wanted.stop)
-            if first < last:
-                route = self._linearize(points) if self._kept is None else self._kept[index]
-                yield (
-                    slice(first - wanted.start, last - wanted.start),
-                    slice(first - rows.start, last - rows.start),
-                    route,
-                )
 
 
 def _pad(U: Tensor, part: slice, size: int) -> Tensor:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from precondlab.problems.calculus import ClosedForm, Field, apply
+from precondlab.differentiation.calculus import Field, apply, at
 from precondlab.problems.sampling import Face
 from precondlab.symbol import Symbol
 
@@ -60,13 +59,6 @@ class Condition:
         if exact is None:
             raise ValueError(f"condition {self.name!r} needs a target, as the problem has no exact solution")
         return self.left_side(exact, x)
-
-
-def at(model: nn.Module, params: Params) -> Field:
-    """Return the field x ↦ u(x; θ), with its closed-form derivatives if the model has them."""
-    if getattr(model, "differentiates", False):
-        return ClosedForm(model, params)
-    return lambda x: functional_call(model, params, (x,))
 
 
 def satisfies(model: nn.Module, condition: Condition, x: Tensor) -> bool:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from precondlab.differentiation.calculus import Field, Pointwise, apply
 from precondlab.map import Map
-from precondlab.problems.calculus import Field, apply
-from precondlab.problems.condition import Condition, Params, at, satisfies
+from precondlab.problems.condition import Condition, satisfies
 from precondlab.problems.sampling import Count, Domain, Rule, box_points, evaluation_points, face_points
 from precondlab.symbol import Symbol
 
 __all__ = ["Problem"]
 
 Equation = Callable[[Tensor, Field], Tensor]
-Rows = Callable[[Params, Tensor], Tensor]
 
 _EVALUATED_AT_ONCE = 4096  # points per evaluation of the error
 
@@ -34,7 +34,7 @@ class Problem:
         One interval (a, b) per coordinate; time, if any, is the last.
     equation
         D as a :class:`~precondlab.symbol.Symbol`; or, for a nonlinear equation, a function (points
-        ``[N, d]``, field u) → ``[N]``, written with :func:`~precondlab.problems.calculus.partials`.
+        ``[N, d]``, field u) → ``[N]``, written with :func:`~precondlab.differentiation.calculus.partials`.
     conditions
         Prescribed values; each is a block of the residual.
     exact
@@ -132,7 +132,7 @@ class Problem:
         if like is None:
             raise ValueError(f"{self.name}: {type(model).__name__} has no parameters to be trained")
         self._check_model(model, like)
-        functions: dict[str, Rows] = {"interior": self._interior_rows(model)}
+        functions = {"interior": Pointwise(model, self._interior_rows)}
         sampled = {"interior": box_points(self.domain, interior, rule=rule, seed=seed)}
         for index, condition in enumerate(self.conditions):
             count = initial if condition.name == "initial" and initial is not None else boundary
@@ -140,7 +140,7 @@ class Problem:
                 self.domain, condition.where, count, rule=rule, seed=seed + 1000 * (index + 1)
             )
             if condition.shift is None or not satisfies(model, condition, points.to(like)):
-                functions[condition.name] = self._condition_rows(model, condition)
+                functions[condition.name] = Pointwise(model, partial(self._condition_rows, condition))
                 sampled[condition.name] = points, quadrature
         return Map(
             functions,
@@ -176,26 +176,18 @@ class Problem:
             raise ValueError(f"{self.name}: the exact solution is zero, so there is no relative error")
         return (difference / total) ** 0.5
 
-    def _interior_rows(self, model: nn.Module) -> Rows:
-        def rows(params: Params, x: Tensor) -> Tensor:
-            u = at(model, params)
-            if not isinstance(self.equation, Symbol):
-                value = self.equation(x, u)
-                source = torch.zeros_like(x[:, 0]) if self.source is None else self.source(x).squeeze(1)
-            else:
-                value = apply(self.equation, u, x)
-                source = self._manufactured(x) if self.source is None else self.source(x).squeeze(1)
-            return _difference(self.name, "interior", value, source)
+    def _interior_rows(self, x: Tensor, u: Field) -> Tensor:
+        if not isinstance(self.equation, Symbol):
+            value = self.equation(x, u)
+            source = torch.zeros_like(x[:, 0]) if self.source is None else self.source(x).squeeze(1)
+        else:
+            value = apply(self.equation, u, x)
+            source = self._manufactured(x) if self.source is None else self.source(x).squeeze(1)
+        return _difference(self.name, "interior", value, source)
 
-        return rows
-
-    def _condition_rows(self, model: nn.Module, condition: Condition) -> Rows:
-        def rows(params: Params, x: Tensor) -> Tensor:
-            u = at(model, params)
-            left, right = condition.left_side(u, x), condition.right_side(u, self.exact, x)
-            return _difference(self.name, condition.name, left, right)
-
-        return rows
+    def _condition_rows(self, condition: Condition, x: Tensor, u: Field) -> Tensor:
+        left, right = condition.left_side(u, x), condition.right_side(u, self.exact, x)
+        return _difference(self.name, condition.name, left, right)
 
     def _manufactured(self, x: Tensor) -> Tensor:
         return apply(self.equation, self.exact, x)  # type: ignore[arg-type]  # __post_init__ saw to both

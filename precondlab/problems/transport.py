@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from precondlab.problems.calculus import Field, partials
+from precondlab.differentiation.calculus import Field, partials
 from precondlab.problems.condition import Condition
 from precondlab.problems.problem import Problem
 from precondlab.symbol import Symbol

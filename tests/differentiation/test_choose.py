@@ -69,10 +69,12 @@ class NoSecondPass(torch.autograd.Function):
 
 def test_the_fastest_right_route_is_taken():
     assert choose(square, theta, space) == "graph"
-    assert [verify(name, square, theta, space) for name in ROUTES] == [None] * 3
+    reasons = {name: verify(name, square, theta, space) for name in ROUTES}
+    assert "not given block by block" in reasons.pop("jets")
+    assert set(reasons.values()) == {None}
 
 
-@pytest.mark.parametrize("name", ROUTES)
+@pytest.mark.parametrize("name", ["graph", "functional", "dual"])
 def test_a_named_route_is_taken_and_named(name):
     J = Jacobian(Map(square, theta), route=name)
     assert repr(J) == f"Jacobian[2×2, {name}]"
@@ -83,7 +85,7 @@ def test_an_unsupported_route_falls_back():
     J = Jacobian(Map(lambda p: NoSecondPass.apply(p["a"]), theta))
     assert J.route != "graph"
     torch.testing.assert_close(J.dense(), torch.diag(2 * theta["a"]))
-    with pytest.raises(WrongDerivative, match="graph: not supported by torch here"):
+    with pytest.raises(WrongDerivative, match="graph: not supported here"):
         Jacobian(J.map, route="graph")
 
 
@@ -178,5 +180,5 @@ def test_a_tangent_map_refuses_training_mode(layer):
 
 
 def test_an_unknown_route_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'auto' or one of \['graph', 'functional', 'dual'\], got 'fast'"):
+    with pytest.raises(ValueError, match=r"'auto' or one of \['jets', 'graph', 'functional', 'dual'\], got 'fast'"):
         choose(square, theta, space, "fast")

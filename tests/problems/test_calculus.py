@@ -6,8 +6,8 @@ import torch
 from torch.func import functional_call, jvp, vmap
 
 from precondlab import models
-from precondlab.problems import calculus
-from precondlab.problems.calculus import apply, partials
+from precondlab.differentiation import calculus
+from precondlab.differentiation.calculus import apply, partials
 from precondlab.symbol import Symbol
 
 

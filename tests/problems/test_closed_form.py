@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import precondlab as pl
-from precondlab.problems import calculus
+from precondlab.differentiation import calculus
 
 orders = st.dictionaries(st.tuples(st.integers(0, 3), st.integers(0, 2)), st.floats(-2, 2), min_size=1, max_size=3)
 

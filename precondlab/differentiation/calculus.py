@@ -10,14 +10,30 @@ from torch.func import functional_call, vjp
 
 from precondlab.symbol import MultiIndex, Symbol
 
-__all__ = ["ClosedForm", "apply", "partials"]
+__all__ = ["ClosedForm", "KnownField", "Pointwise", "apply", "at", "partials"]
 
 Field = Callable[[Tensor], Tensor]
 Known = dict[MultiIndex, Tensor]
 Plan = Sequence[Sequence[MultiIndex]]
 
 
-class ClosedForm:
+class KnownField:
+    """A field that knows its own derivatives; :func:`partials` and :func:`apply` ask it."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return u ``[N, 1]`` at points."""
+        raise NotImplementedError(f"{type(self).__name__} does not define its values")
+
+    def partials(self, x: Tensor, orders: Iterable[MultiIndex]) -> Known:
+        """Return ``∂^α u`` ``[N]`` for several α."""
+        return {alpha: self.apply(Symbol.derivative(*alpha), x) for alpha in orders}
+
+    def apply(self, symbol: Symbol, x: Tensor) -> Tensor:
+        """Return D u ``[N]``."""
+        raise NotImplementedError(f"{type(self).__name__} does not define its derivatives")
+
+
+class ClosedForm(KnownField):
     """The field x ↦ u(x; θ) of a model that knows its derivatives: ``model(x, D)`` is D u."""
 
     def __init__(self, model: nn.Module, params: Mapping[str, Tensor]) -> None:
@@ -26,9 +42,42 @@ class ClosedForm:
     def __call__(self, x: Tensor) -> Tensor:
         return functional_call(self.model, self.params, (x,))
 
-    def differentiate(self, symbol: Symbol, x: Tensor) -> Tensor:
-        """Return D u ``[N]``."""
+    def apply(self, symbol: Symbol, x: Tensor) -> Tensor:
         return functional_call(self.model, self.params, (x, symbol)).squeeze(-1)
+
+
+def at(model: nn.Module, params: Mapping[str, Tensor]) -> Field:
+    """Return the field x ↦ u(x; θ), with its closed-form derivatives if the model has them."""
+    if getattr(model, "differentiates", False):
+        return ClosedForm(model, params)
+    return lambda x: functional_call(model, dict(params), (x,))
+
+
+class Pointwise:
+    """Residual rows that are functions of x and of derivatives of one model at x.
+
+    Given to :class:`~precondlab.Map` as the function of a block. Saying so, instead of writing any
+    function of (params, x), lets feed-forward networks be differentiated in closed form.
+
+    Parameters
+    ----------
+    model
+        Maps ``[N, d]`` to ``[N, 1]``.
+    rows
+        ``rows(x, u) -> [N] or [N, c]``, where u is the field: ``u(x)``, ``partials(u, x, orders)`` and
+        ``apply(symbol, u, x)`` are its values and derivatives.
+
+    >>> model = nn.Linear(1, 1)
+    >>> rows = Pointwise(model, lambda x, u: apply(Symbol.derivative(1), u, x))
+    >>> rows({"weight": torch.tensor([[3.0]]), "bias": torch.tensor([0.0])}, torch.ones(2, 1))
+    tensor([3., 3.])
+    """
+
+    def __init__(self, model: nn.Module, rows: Callable[[Tensor, Field], Tensor]) -> None:
+        self.model, self.rows = model, rows
+
+    def __call__(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        return self.rows(x, at(self.model, params))
 
 
 def partials(u: Field, x: Tensor, orders: Iterable[MultiIndex]) -> Known:
@@ -67,6 +116,8 @@ def partials(u: Field, x: Tensor, orders: Iterable[MultiIndex]) -> Known:
         raise ValueError(f"partials: points have {dim} coordinates, so a multi-index has {dim} orders ≥ 0; got {wrong}")
     if not orders:
         return {}
+    if isinstance(u, KnownField):
+        return u.partials(x, orders)
     values, columns, known = _derivatives(u, _plan(orders, dim))(x)
     known = {**known, **_named(values, columns)}
     return {alpha: known[alpha] for alpha in orders}
@@ -82,8 +133,8 @@ def apply(symbol: Symbol, u: Field, x: Tensor) -> Tensor:
     >>> apply(Symbol.laplacian(2), lambda x: (x**2).sum(1, keepdim=True), torch.ones(3, 2))
     tensor([4., 4., 4.])
     """
-    if isinstance(u, ClosedForm):
-        return u.differentiate(symbol, x)
+    if isinstance(u, KnownField):
+        return u.apply(symbol, x)
     derivatives = partials(u, x, symbol.coefficients)
     total = torch.zeros_like(x[:, 0])
     for alpha, coefficient in symbol.coefficients.items():

@@ -1,0 +1,271 @@
+"""Layers as maps of jets: value, tangent and adjoint, derived by hand.
+
+Jets of a layer's output are ``[C, N, w]`` (channels, points, width); tangents and adjoints carry a block
+of k columns, ``[C, N, k, w]``. A layer of one's own is one class with ``primal``, ``tangent`` and
+``adjoint``; each is called with jets or, for inputs that do not depend on the parameters, None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from precondlab.differentiation.jets.activations import Derivatives
+from precondlab.differentiation.jets.algebra import JetAlgebra
+
+__all__ = ["Add", "Affine", "Concatenate", "Elementwise", "Fixed", "Layer", "Multiply", "Select"]
+
+
+class Layer:
+    """One step of a network on jets.
+
+    The primal pass keeps in the instance what the other passes need; an instance belongs to one
+    algebra and one set of points.
+    """
+
+    def primal(self, algebra: JetAlgebra, *inputs: Tensor) -> Tensor:
+        """Return the output jets ``[C, N, w]``."""
+        raise NotImplementedError(f"{type(self).__name__} does not define primal")
+
+    def tangent(self, algebra: JetAlgebra, *tangents: Tensor | None, params: Params) -> Tensor | None:
+        """Return the change ``[C, N, k, w]`` of the output for changes of inputs and parameters."""
+        raise NotImplementedError(f"{type(self).__name__} does not define tangent")
+
+    def adjoint(
+        self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
+    ) -> Sequence[Tensor | None]:
+        """Return the adjoint of each wanted input; add those of the parameters to ``gradients``."""
+        raise NotImplementedError(f"{type(self).__name__} does not define adjoint")
+
+    def rows(self, w: Tensor) -> dict[str, Tensor]:
+        """Return each point's gradient for its own w ``[C, N, w]``: name → ``[N, *shape]``."""
+        return {}
+
+    def kept(self) -> Sequence[Tensor]:
+        """Return the tensors kept between passes."""
+        return ()
+
+
+Params = dict[str, Tensor]  # blocks of columns ``[k, *shape]`` under the parameters' names
+
+
+@dataclass
+class Affine(Layer):
+    """``x ↦ W x + b``; the bias moves the value only."""
+
+    weight: Tensor
+    bias: Tensor | None
+    weight_name: str | None
+    bias_name: str | None
+
+    def primal(self, algebra: JetAlgebra, *inputs: Tensor) -> Tensor:
+        (X,) = inputs
+        self.X = X
+        Z = X @ self.weight.T
+        if self.bias is not None:
+            Z[0] += self.bias
+        return Z
+
+    def tangent(self, algebra: JetAlgebra, *tangents: Tensor | None, params: Params) -> Tensor | None:
+        (dX,) = tangents
+        dZ = None if dX is None else dX @ self.weight.T
+        if self.weight_name is not None:
+            dW = params[self.weight_name]  # [k, w_out, w_in]
+            C, N, width = self.X.shape
+            moved = (self.X.reshape(-1, width) @ dW.reshape(-1, width).T).view(C, N, *dW.shape[:2])
+            dZ = moved if dZ is None else dZ.add_(moved)
+        if self.bias_name is not None:
+            db = params[self.bias_name]  # [k, w_out]
+            if dZ is None:
+                dZ = db.new_zeros(*self.X.shape[:2], *db.shape)
+            dZ[0] += db
+        return dZ
+
+    def adjoint(
+        self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
+    ) -> Sequence[Tensor | None]:
+        if self.weight_name is not None:
+            C, N, k, out = w.shape
+            flat = w.reshape(C * N, k * out)
+            gradients[self.weight_name] += (flat.T @ self.X.reshape(C * N, -1)).view(k, out, -1)
+        if self.bias_name is not None:
+            gradients[self.bias_name] += w[0].sum(0)
+        return [w @ self.weight if wanted[0] else None]
+
+    def rows(self, w: Tensor) -> dict[str, Tensor]:
+        result = {}
+        if self.weight_name is not None:
+            result[self.weight_name] = torch.einsum("cno,cni->noi", w, self.X)
+        if self.bias_name is not None:
+            result[self.bias_name] = w[0]
+        return result
+
+    def kept(self) -> Sequence[Tensor]:
+        return (self.X,)
+
+
+@dataclass
+class Elementwise(Layer):
+    """``x ↦ σ(x)`` for a smooth σ; its tangent is multiplication by the jet of σ′(x)."""
+
+    derivatives: Derivatives
+
+    def primal(self, algebra: JetAlgebra, *inputs: Tensor) -> Tensor:
+        (Z,) = inputs
+        value, slope = algebra.compose(self.derivatives(Z[0], algebra.order + 1), Z)
+        self.slope = slope.unsqueeze(2)
+        return value
+
+    def tangent(self, algebra: JetAlgebra, *tangents: Tensor | None, params: Params) -> Tensor | None:
+        (dZ,) = tangents
+        return None if dZ is None else algebra.multiply(self.slope, dZ)
+
+    def adjoint(
+        self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
+    ) -> Sequence[Tensor | None]:
+        return [algebra.multiply_adjoint(self.slope, w) if wanted[0] else None]
+
+    def kept(self) -> Sequence[Tensor]:
+        return (self.slope,)
+
+
+class Multiply(Layer):
+    """``(u, v) ↦ u v``: gates, and products with fixed functions of x."""
+
+    def primal(self, algebra: JetAlgebra, *inputs: Tensor) -> Tensor:
+        u, v = inputs
+        self.u, self.v = u.unsqueeze(2), v.unsqueeze(2)
+        shape = torch.broadcast_shapes(u.shape, v.shape)
+        return algebra.multiply(u.expand(shape), v.expand(shape))
+
+    def tangent(self, algebra: JetAlgebra, *tangents: Tensor | None, params: Params) -> Tensor | None:
+        du, dv = tangents
+        parts = [
+            algebra.multiply(other, self._spread(moved, other))
+            for moved, other in ((du, self.v), (dv, self.u))
+            if moved is not None
+        ]
+        return None if not parts else parts[0] if len(parts) == 1 else parts[0].add_(parts[1])
+
+    def adjoint(
+        self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
+    ) -> Sequence[Tensor | None]:
+        return [
+            _collapse(algebra.multiply_adjoint(other, w), own.shape[-1]) if want else None
+            for want, own, other in zip(wanted, (self.u, self.v), (self.v, self.u), strict=True)
+        ]
+
+    @staticmethod
+    def _spread(moved: Tensor, other: Tensor) -> Tensor:
+        return moved.expand(*moved.shape[:-1], max(moved.shape[-1], other.shape[-1]))
+
+    def kept(self) -> Sequence[Tensor]:
+        return self.u, self.v
+
+
+@dataclass
+class Add(Layer):
+    """``(u, v) ↦ a u + b v``: skip connections, scalings (one input) and shifts."""
+
+    factors: Sequence[float]
+    shift: Tensor | float = 0.0
+
+    def primal(self, algebra: JetAlgebra, *inputs: Tensor) -> Tensor:
+        self.widths = [x.shape[-1] for x in inputs]
+        total = self._combine(inputs)
+        total[0] += self.shift
+        return total
+
+    def tangent(self, algebra: JetAlgebra, *tangents: Tensor | None, params: Params) -> Tensor | None:
+        moved = [(f, t) for f, t in zip(self.factors, tangents, strict=True) if t is not None]
+        if not moved:
+            return None
+        width = max(self.widths)
+        return sum(f * t.expand(*t.shape[:-1], width) for f, t in moved)  # type: ignore[return-value]
+
+    def adjoint(
+        self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
+    ) -> Sequence[Tensor | None]:
+        return [
+            _collapse(f * w, width) if want else None
+            for f, width, want in zip(self.factors, self.widths, wanted, strict=True)
+        ]
+
+    def _combine(self, inputs: Sequence[Tensor]) -> Tensor:
+        total = self.factors[0] * inputs[0]
+        for factor, x in zip(self.factors[1:], inputs[1:], strict=True):
+            total = total + factor * x
+        return total
+
+
+class Concatenate(Layer):
+    """Side by side in the last axis."""
+
+    def primal(self, algebra: JetAlgebra, *inputs: Tensor) -> Tensor:
+        self.widths = [x.shape[-1] for x in inputs]
+        return torch.cat(inputs, dim=-1)
+
+    def tangent(self, algebra: JetAlgebra, *tangents: Tensor | None, params: Params) -> Tensor | None:
+        like = next((t for t in tangents if t is not None), None)
+        if like is None:
+            return None
+        parts = [
+            like.new_zeros(*like.shape[:-1], width) if t is None else t
+            for t, width in zip(tangents, self.widths, strict=True)
+        ]
+        return torch.cat(parts, dim=-1)
+
+    def adjoint(
+        self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
+    ) -> Sequence[Tensor | None]:
+        pieces = w.split(self.widths, dim=-1)
+        return [piece if want else None for piece, want in zip(pieces, wanted, strict=True)]
+
+
+@dataclass
+class Select(Layer):
+    """Some columns of the last axis."""
+
+    columns: slice
+
+    def primal(self, algebra: JetAlgebra, *inputs: Tensor) -> Tensor:
+        self.width = inputs[0].shape[-1]
+        return inputs[0][..., self.columns]
+
+    def tangent(self, algebra: JetAlgebra, *tangents: Tensor | None, params: Params) -> Tensor | None:
+        return None if tangents[0] is None else tangents[0][..., self.columns]
+
+    def adjoint(
+        self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
+    ) -> Sequence[Tensor | None]:
+        if not wanted[0]:
+            return [None]
+        full = w.new_zeros(*w.shape[:-1], self.width)
+        full[..., self.columns] = w
+        return [full]
+
+
+@dataclass
+class Fixed(Layer):
+    """A function of x alone, given by its jets: features, masks, lifts."""
+
+    jets: Callable[[JetAlgebra, Tensor], Tensor]
+
+    def primal(self, algebra: JetAlgebra, *inputs: Tensor) -> Tensor:
+        return self.jets(algebra, inputs[0][0])
+
+    def tangent(self, algebra: JetAlgebra, *tangents: Tensor | None, params: Params) -> Tensor | None:
+        return None
+
+    def adjoint(
+        self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
+    ) -> Sequence[Tensor | None]:
+        return [None]
+
+
+def _collapse(w: Tensor, width: int) -> Tensor:
+    """Sum over a last axis that was broadcast."""
+    return w if w.shape[-1] == width else w.sum(-1, keepdim=True)

@@ -1,0 +1,234 @@
+"""The closed-form route: Taylor propagation through feed-forward networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from precondlab.differentiation.calculus import KnownField, Pointwise, at
+from precondlab.differentiation.jets.algebra import JetAlgebra, MultiIndex
+from precondlab.differentiation.jets.network import Linearized, Network, Unsupported
+from precondlab.differentiation.route import Route
+from precondlab.space import Space
+from precondlab.symbol import Symbol
+
+__all__ = ["Jets"]
+
+_CACHE = 2**16  # numbers of one layer's jets that are worked on at once: half a megabyte in float64
+_COLUMNS = 4  # columns carried together through such a group of points
+
+Key = tuple[tuple[MultiIndex, float], ...]
+
+
+@dataclass
+class _Group:
+    """Some points of one block: how to linearize the network there, and the residual's own small linearization."""
+
+    build: Callable[[], Linearized]
+    kept: Linearized | None
+    value: Tensor  # [N c]
+    slopes: Tensor  # ∂residual/∂jet [C, N, c]
+
+    def network(self) -> Linearized:
+        return self.build() if self.kept is None else self.kept
+
+    def jvp(self, network: Linearized, params: dict[str, Tensor]) -> Tensor:
+        moved = network.tangent(params).squeeze(-1)  # [C N k]
+        return torch.einsum("cna,cnk->nak", self.slopes, moved).reshape(len(self.value), -1)
+
+    def vjp(self, network: Linearized, U: Tensor, gradients: dict[str, Tensor]) -> None:
+        _, N, c = self.slopes.shape
+        w = torch.einsum("cna,nak->cnk", self.slopes, U.reshape(N, c, -1))
+        network.adjoint(w.unsqueeze(-1), gradients)
+
+
+class Jets(Route):
+    """Propagate value and derivatives through each layer together, with tangent and adjoint in closed form.
+
+    For residual blocks that are functions of x and of derivatives of one feed-forward network at x
+    (:class:`~precondlab.differentiation.calculus.Pointwise`). All channels go through a linear
+    layer in one matrix product; ``Jv`` and ``Jᵀu`` cost two matrix products per layer each and
+    reuse the primal pass.
+
+    Reference: Bettencourt, Johnson & Duvenaud (2019), Taylor-mode automatic differentiation; Li et al.
+    (2024), doi:10.1038/s42256-024-00794-x (forward Laplacian).
+    """
+
+    name = "jets"
+    bounded = True
+
+    def __init__(
+        self,
+        function: Callable[[dict[str, Tensor]], Tensor],
+        params: Mapping[str, Tensor],
+        space: Space,
+        memory_budget: int = 2**30,
+    ) -> None:
+        restriction = getattr(function, "map", None)
+        if restriction is None or restriction.points is None:
+            raise Unsupported("a residual that is not given block by block")
+        self.space = space
+        everything = {name: value.detach() for name, value in restriction.complete(params).items()}
+        self._groups: list[_Group] = []
+        with torch.inference_mode(False):
+            for name, rows, x, root in restriction.parts(function.rows):  # type: ignore[attr-defined]
+                if not isinstance(rows, Pointwise):
+                    raise Unsupported(f"the block {name!r}, which is not a pl.Pointwise of one model")
+                for group in _groups(rows, everything, list(space.shapes), x, root):
+                    memory_budget -= group.kept.kept_bytes if group.kept is not None else 0
+                    if memory_budget < 0:
+                        group.kept = None
+                    self._groups.append(group)
+        self.value = torch.cat([group.value for group in self._groups])
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes kept between products."""
+        return sum(group.kept.kept_bytes for group in self._groups if group.kept is not None)
+
+    @property
+    def kept_fraction(self) -> float:  # type: ignore[override]
+        kept = sum(len(group.value) for group in self._groups if group.kept is not None)
+        return kept / len(self.value)
+
+    def jvp(self, V: Tensor) -> Tensor:
+        return torch.cat([self._jvp(part) for part in V.split(_COLUMNS, dim=1)], dim=1)
+
+    def vjp(self, U: Tensor) -> Tensor:
+        return torch.cat([self._vjp(part) for part in U.split(_COLUMNS, dim=1)], dim=1)
+
+    def gram(self, V: Tensor, square: Tensor) -> Tensor:
+        """Return ``Jᵀ diag(square) J V``, group by group while its data are in cache."""
+        return torch.cat([self._gram(part, square) for part in V.split(_COLUMNS, dim=1)], dim=1)
+
+    def dense(self) -> Tensor:
+        """Return J ``[m n]`` from one adjoint pass: every row is a sum of outer products per layer."""
+        parts = []
+        for group in self._groups:
+            network = group.network()
+            rows = [
+                self._flat(network.rows(group.slopes[:, :, a, None]), group.slopes.shape[1])
+                for a in range(group.slopes.shape[2])
+            ]
+            parts.append(torch.stack(rows, dim=1).reshape(len(group.value), self.space.size))
+        return torch.cat(parts)
+
+    def _jvp(self, V: Tensor) -> Tensor:
+        params = self.space.unravel(V.T.contiguous())
+        return torch.cat([group.jvp(group.network(), params) for group in self._groups])
+
+    def _vjp(self, U: Tensor) -> Tensor:
+        gradients = self._zeros(U.shape[1])
+        for group, part in zip(self._groups, U.split([len(group.value) for group in self._groups]), strict=True):
+            group.vjp(group.network(), part, gradients)
+        return self.space.ravel(gradients).T
+
+    def _gram(self, V: Tensor, square: Tensor) -> Tensor:
+        params, gradients, start = self.space.unravel(V.T.contiguous()), self._zeros(V.shape[1]), 0
+        for group in self._groups:
+            stop = start + len(group.value)
+            network = group.network()
+            group.vjp(network, group.jvp(network, params) * square[start:stop, None], gradients)
+            start = stop
+        return self.space.ravel(gradients).T
+
+    def _zeros(self, columns: int) -> dict[str, Tensor]:
+        return self.space.unravel(self.space.zeros(columns).T.contiguous())
+
+    def _flat(self, rows: dict[str, Tensor], count: int) -> Tensor:
+        zero = self.space.zeros(count).T
+        return self.space.ravel({**self.space.unravel(zero), **rows})
+
+
+def _groups(
+    rows: Pointwise, params: dict[str, Tensor], trainable: list[str], x: Tensor, root: Tensor | None
+) -> Iterator[_Group]:
+    network = Network(rows.model, trainable)
+    sample = x[:2]
+    recorder = _Recorder(at(rows.model, params), sample)
+    with torch.enable_grad():
+        rows.rows(sample, recorder)
+    algebra = JetAlgebra([dict(key) for key in recorder.keys])
+    channels = dict(zip(recorder.keys, algebra.index, strict=True))
+    width = max(value.shape[0] for value in params.values() if value.dim() == 2)
+    size = max(16, _CACHE // (algebra.size * width))
+    for part, scale in zip(x.split(size), (None,) * len(x) if root is None else root.split(size), strict=False):
+        build = partial(network.linearize, params, algebra, part)
+        linearized = build()
+        value, slopes = _local(rows, part, linearized.value.squeeze(-1), channels)
+        if scale is not None:
+            value, slopes = value * scale[:, None], slopes * scale[:, None]
+        yield _Group(build, linearized, value.reshape(-1), slopes)
+
+
+def _local(rows: Pointwise, x: Tensor, jets: Tensor, channels: dict[Key, int]) -> tuple[Tensor, Tensor]:
+    """Return the residual ``[N c]`` and its derivative ``[C, N, c]`` in the jets ``[C, N]`` of u."""
+    with torch.enable_grad():
+        leaf = jets.detach().requires_grad_()
+        value = rows.rows(x, _Given(x, leaf, channels))
+        columns = value.reshape(len(x), -1)
+        slopes = [
+            torch.autograd.grad(columns[:, a].sum(), leaf, retain_graph=True, allow_unused=True)[0]
+            if columns.requires_grad
+            else None
+            for a in range(columns.shape[1])
+        ]
+    found = [torch.zeros_like(jets) if slope is None else slope for slope in slopes]
+    return columns.detach(), torch.stack(found, dim=2)
+
+
+def _key(symbol: Symbol) -> tuple[Key, float]:
+    """Return D without its multiple of u, and that multiple."""
+    constant = symbol.coefficients.get((0,) * symbol.dim, 0.0)
+    return tuple((a, c) for a, c in symbol.coefficients.items() if any(a)), constant
+
+
+class _Recorder(KnownField):
+    """The field itself, noting which functionals of it a residual uses."""
+
+    def __init__(self, field: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        self._field, self._x = field, x
+        self.keys: list[Key] = []
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self._require_same(x)
+        return self._field(x)
+
+    def partials(self, x: Tensor, orders: Iterable[MultiIndex]) -> dict[MultiIndex, Tensor]:
+        orders = list(orders)
+        return {alpha: self.apply(Symbol.derivative(*alpha), x) for alpha in orders}
+
+    def apply(self, symbol: Symbol, x: Tensor) -> Tensor:
+        self._require_same(x)
+        key, _ = _key(symbol)
+        if key and key not in self.keys:
+            self.keys.append(key)
+        return self._field(x).squeeze(1)  # any value will do: the residual is only run to see what it asks for
+
+    def _require_same(self, x: Tensor) -> None:
+        if x is not self._x:
+            raise Unsupported("a residual that evaluates the model at other points than its own")
+
+
+class _Given(KnownField):
+    """A field known by its jets at some points."""
+
+    def __init__(self, x: Tensor, jets: Tensor, channels: dict[Key, int]) -> None:
+        self._x, self._jets, self._channels = x, jets, channels
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x is not self._x:
+            raise Unsupported("a residual that evaluates the model at other points than its own")
+        return self._jets[0].unsqueeze(1)
+
+    def partials(self, x: Tensor, orders: Iterable[MultiIndex]) -> dict[MultiIndex, Tensor]:
+        return {alpha: self.apply(Symbol.derivative(*alpha), x) for alpha in orders}
+
+    def apply(self, symbol: Symbol, x: Tensor) -> Tensor:
+        key, constant = _key(symbol)
+        value = constant * self(x).squeeze(1)
+        return value + self._jets[self._channels[key]] if key else value
