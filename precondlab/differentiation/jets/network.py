@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.proxy import TraceError
 
 from precondlab.differentiation.calculus import partials
 from precondlab.differentiation.jets.activations import SMOOTH, derivatives_of
@@ -73,7 +74,7 @@ class Network:
         self._place: dict[fx.Node, int] = {}
         try:
             graph = _Tracer().trace(model)
-        except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError) as error:
+        except (TraceError, TypeError, RuntimeError, ValueError) as error:
             raise Unsupported(f"torch.fx cannot read {type(model).__name__}: {str(error).splitlines()[0]}") from error
         for node in graph.nodes:
             self._read(node)
@@ -165,11 +166,9 @@ class Network:
             dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
             if dim in (-1, 1):
                 return self._append(node, lambda params: Concatenate(), list(node.args[0]))  # type: ignore[arg-type]
-        if target is operator.getitem:
-            index = node.args[1]
-            columns = index[1] if isinstance(index, tuple) and len(index) == 2 else None
-            if isinstance(columns, slice) and index[0] in (Ellipsis, slice(None)):
-                return self._append(node, lambda params: Select(columns), nodes)
+        columns = _columns(node.args[-1]) if target is operator.getitem else None
+        if columns is not None:
+            return self._append(node, lambda params: Select(columns), nodes)
         raise Unsupported(f"the operation {getattr(node.target, '__name__', node.target)}")
 
     def _with_constant(self, node: fx.Node, target: object, nodes: list[fx.Node], constants: list[fx.Node]) -> None:
@@ -284,6 +283,13 @@ def _fixed_jets(module: nn.Module, algebra: JetAlgebra, x: Tensor) -> Tensor:
         derived = [sum(c * known[alpha] for alpha, c in F.items()) for F in algebra.channels]
         columns.append(torch.stack([known[(0,) * x.shape[1]], *derived]))  # type: ignore[list-item]
     return torch.stack(columns, dim=2).detach()
+
+
+def _columns(index: object) -> slice | None:
+    """Return the columns that ``x[:, a:b]`` selects, or None for another kind of index."""
+    if not isinstance(index, tuple) or len(index) != 2 or index[0] not in (Ellipsis, slice(None)):
+        return None
+    return index[1] if isinstance(index[1], slice) else None
 
 
 def _attribute(module: nn.Module, path: str) -> Tensor:
