@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from precondlab import models, operators, preconditioners, problems, testing
+from precondlab.differentiation import Pointwise
 from precondlab.dynamics import predict_training
 from precondlab.map import Map
 from precondlab.operator import Operator, as_operator
@@ -23,6 +24,7 @@ __all__ = [
     "Kernel",
     "Map",
     "Operator",
+    "Pointwise",
     "Space",
     "Symbol",
     "as_operator",

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
-from rich.table import Table as Grid
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import track
+    from rich.table import Table as Grid
+except ImportError as error:
+    raise SystemExit("the command line needs typer and rich: pip install 'precondlab[cli]'") from error
 
 from precondlab import demo as demonstration
 from precondlab.factory import FactoryError, load_residual

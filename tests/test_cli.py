@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -110,7 +111,7 @@ def test_a_file_that_does_not_import_says_why(tmp_path):
 @pytest.fixture
 def small_demo(monkeypatch):
     def set_tables(measured):
-        tables = (lambda: Table("sums", [Row("1 + 1", "2.00", measured)]),)
+        tables = (lambda: Table("sums", [Row("1 + 1", "2.00", np.float64(measured))]),)
         monkeypatch.setattr(demo, "TABLES", tables)
 
     return set_tables

@@ -30,16 +30,17 @@ class Row:
         """Whether the measured number is the theoretical one to the digits given."""
         if not self.theory:
             return True
+        measured = float(self.measured)
         if self.theory.startswith("≤ "):
-            return self.measured <= float(self.theory[2:])
+            return measured <= float(self.theory[2:])
         if self.theory.startswith("≈ "):
-            return abs(self.measured / float(self.theory[2:]) - 1) <= 0.1
+            return abs(measured / float(self.theory[2:]) - 1) <= 0.1
         if " ± " in self.theory:
             middle, radius = map(float, self.theory.split(" ± "))
-            return abs(self.measured - middle) <= radius
+            return abs(measured - middle) <= radius
         value = Decimal(self.theory)
         last_digit = Decimal(1).scaleb(int(value.as_tuple().exponent))
-        return abs(Decimal(float(self.measured)) - value) <= last_digit
+        return abs(Decimal(measured) - value) <= last_digit
 
     def to_dict(self) -> dict[str, object]:
         return {

@@ -166,7 +166,7 @@ class Network:
             dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
             if dim in (-1, 1):
                 return self._append(node, lambda params: Concatenate(), list(node.args[0]))  # type: ignore[arg-type]
-        columns = _columns(node.args[-1]) if target is operator.getitem else None
+        columns = _columns(list(node.args)[-1]) if target is operator.getitem else None
         if columns is not None:
             return self._append(node, lambda params: Select(columns), nodes)
         raise Unsupported(f"the operation {getattr(node.target, '__name__', node.target)}")
