@@ -7,7 +7,7 @@ from precondlab.differentiation import Pointwise
 from precondlab.dynamics import predict_training
 from precondlab.map import Map
 from precondlab.operator import Operator, as_operator
-from precondlab.operators import Gram, Jacobian, Kernel, tangent
+from precondlab.operators import GGN, Gram, Hessian, Jacobian, Kernel, tangent
 from precondlab.space import Space
 from precondlab.spectrum import condition
 from precondlab.symbol import Symbol
@@ -19,7 +19,9 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0"
 
 __all__ = [
+    "GGN",
     "Gram",
+    "Hessian",
     "Jacobian",
     "Kernel",
     "Map",

@@ -12,7 +12,11 @@ from torch.func import vjp
 
 Derivatives = Callable[[Tensor, int], list[Tensor]]
 
-__all__ = ["SMOOTH", "derivatives_of"]
+__all__ = ["SMOOTH", "Unsupported", "derivatives_of"]
+
+
+class Unsupported(NotImplementedError):
+    """A module or operation without a rule for jets; another route takes over."""
 
 
 def _polynomials(order: int, inner: tuple[float, ...]) -> list[list[float]]:
@@ -92,6 +96,13 @@ def square(z: Tensor, order: int) -> list[Tensor]:
     return (first + [torch.zeros_like(z)] * order)[: order + 1]
 
 
+def relu(z: Tensor, order: int) -> list[Tensor]:
+    """max(z, 0) and its step; there is no second derivative."""
+    if order > 1:
+        raise Unsupported("ReLU, which has no second derivative: take a smooth activation, e.g. tanh or SiLU")
+    return [z.relu(), (z > 0).to(z.dtype)][: order + 1]
+
+
 def automatic(function: Callable[[Tensor], Tensor]) -> Derivatives:
     """Derive any elementwise function by repeated reverse differentiation."""
 
@@ -113,6 +124,9 @@ SMOOTH: dict[object, Derivatives] = {
     torch.tanh: tanh,
     nn.Sigmoid: sigmoid,
     torch.sigmoid: sigmoid,
+    nn.ReLU: relu,
+    torch.relu: relu,
+    nn.functional.relu: relu,
     nn.SiLU: silu,
     nn.functional.silu: silu,
     nn.GELU: gelu,

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 
 from precondlab.differentiation.calculus import partials
-from precondlab.differentiation.jets.activations import SMOOTH, derivatives_of
+from precondlab.differentiation.jets.activations import SMOOTH, Unsupported, derivatives_of
 from precondlab.differentiation.jets.algebra import JetAlgebra
 from precondlab.differentiation.jets.layers import (
     Add,
@@ -27,10 +27,6 @@ from precondlab.differentiation.jets.layers import (
 from precondlab.symbol import Symbol
 
 __all__ = ["LAYERS", "Linearized", "Network", "Unsupported"]
-
-
-class Unsupported(NotImplementedError):
-    """A module or operation without a rule for jets; another route takes over."""
 
 
 #: Module class → function (module, params, names) returning its layer: add layers of your own here.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from precondlab.differentiation.calculus import KnownField, Pointwise, at
 from precondlab.differentiation.jets.algebra import JetAlgebra, MultiIndex
@@ -16,9 +16,10 @@ from precondlab.differentiation.route import Route
 from precondlab.space import Space
 from precondlab.symbol import Symbol
 
-__all__ = ["Jets"]
+__all__ = ["Jets", "NetworkOutputs"]
 
 _CACHE = 2**16  # numbers of one layer's jets that are worked on at once: half a megabyte in float64
+_POINTS = 512  # points of a network without derivatives that are worked on at once
 _COLUMNS = 4  # columns carried together through such a group of points
 
 Key = tuple[tuple[MultiIndex, float], ...]
@@ -142,6 +143,39 @@ class Jets(Route):
     def _flat(self, rows: dict[str, Tensor], count: int) -> Tensor:
         zero = self.space.zeros(count).T
         return self.space.ravel({**self.space.unravel(zero), **rows})
+
+
+class NetworkOutputs(Route):
+    """The outputs ``[N c]`` of a feed-forward network at inputs ``[N, d]``, without derivatives in x."""
+
+    name = "jets"
+
+    def __init__(self, model: nn.Module, params: dict[str, Tensor], space: Space, inputs: Tensor) -> None:
+        complete = {name: p.detach() for name, p in model.named_parameters()} | params
+        network = Network(model, list(space.shapes))
+        algebra = JetAlgebra([])
+        self.space = space
+        self._sizes = [len(part) for part in inputs.split(_POINTS)]
+        self._parts = [network.linearize(complete, algebra, part) for part in inputs.split(_POINTS)]
+        outputs = torch.cat([part.value[0] for part in self._parts])
+        self.shape = outputs.shape
+        self.value = outputs.reshape(-1)
+
+    @property
+    def kept_bytes(self) -> int:
+        return sum(part.kept_bytes for part in self._parts)
+
+    def jvp(self, V: Tensor) -> Tensor:
+        params = self.space.unravel(V.T.contiguous())
+        moved = torch.cat([part.tangent(params)[0] for part in self._parts])  # [N k c]
+        return moved.transpose(1, 2).reshape(len(self.value), -1)
+
+    def vjp(self, U: Tensor) -> Tensor:
+        gradients = self.space.unravel(self.space.zeros(U.shape[1]).T.contiguous())
+        w = U.reshape(*self.shape, -1).transpose(1, 2).contiguous()  # [N k c]
+        for part, weight in zip(self._parts, w.split(self._sizes), strict=True):
+            part.adjoint(weight.unsqueeze(0), gradients)
+        return self.space.ravel(gradients).T
 
 
 def _groups(
