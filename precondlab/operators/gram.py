@@ -9,6 +9,7 @@ from torch import Tensor
 
 from precondlab.operator import Operator
 from precondlab.operators.jacobian import Jacobian
+from precondlab.operators.plan import Plan
 
 __all__ = ["Gram", "Kernel"]
 
@@ -43,6 +44,14 @@ class Gram(Operator):
     def reweighted(self, weights: Mapping[str, float]) -> Gram:
         """Return ``Σ_b λ_b J_bᵀJ_b`` with other λ for some blocks; nothing is recomputed."""
         return Gram(_jacobian(self).reweighted(weights))
+
+    def plan(self, *, num_matvecs: int = 300) -> Plan:
+        """Compare products as they are with a formed J; see :meth:`Jacobian.plan`."""
+        return _jacobian(self).plan(num_matvecs=num_matvecs)
+
+    def formed(self) -> Gram:
+        """Return the same operator with J formed once; see :meth:`Jacobian.formed`."""
+        return Gram(_jacobian(self).formed())
 
     def _apply(self, V: Tensor) -> Tensor:
         return self.J.gram(V) if isinstance(self.J, Jacobian) else self.J.backward(self.J.forward(V))

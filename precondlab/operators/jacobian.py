@@ -6,14 +6,20 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from precondlab.differentiation import linearize
 from precondlab.differentiation.choose import RouteName, choose
 from precondlab.map import Map, refuse_training_mode
 from precondlab.operator import Operator
 from precondlab.operators.chunks import Chunks
+from precondlab.operators.plan import Option, Plan, seconds
 from precondlab.space import Space
 
 __all__ = ["Jacobian", "tangent"]
+
+
+_BEYOND_CACHE = 2**28  # bytes
 
 
 class Jacobian(Operator):
@@ -68,6 +74,8 @@ class Jacobian(Operator):
         with map.buffers_unchanged():
             self.route = choose(map.sample()[0], self.at, map.domain, route)
             self._chunks = Chunks(map, self.at, self.route, memory_budget)
+        self._memory_budget = memory_budget
+        self._matrix: Tensor | None = None
         self._scale = map.scale()
         self._rows = slice(0, map.codomain.size)
 
@@ -88,6 +96,59 @@ class Jacobian(Operator):
             raise ValueError(f"{self!r}: no block {name!r}; the residual has {list(self.codomain.slices)}")
         return self._view(self.map.codomain.slices[name], self.map, self._scale)
 
+    def plan(self, *, num_matvecs: int = 300) -> Plan:
+        """Compare products as they are with a formed J, for a number of products with ``JᵀJ``.
+
+        Cost: three products and, on a sample of rows, a dense Jacobian.
+        """
+        m, n = self.shape
+        v = self.domain.random(1)
+        sample, rows = self.map.sample()
+        route = linearize(sample, self.at, self.domain, self.route)
+        itemsize = self.domain.dtype.itemsize
+        # as in the whole product, the matrix should not fit in cache
+        copies = max(1, min(m // rows, _BEYOND_CACHE // (rows * n * itemsize)))
+        matrix = route.dense().repeat(copies, 1)
+        dense = Option(
+            "dense",
+            setup_seconds=0.0 if self._matrix is not None else m / rows * seconds(route.dense),
+            product_seconds=m / len(matrix) * seconds(lambda: matrix.T @ (matrix @ v)),
+            flops=4 * m * n,
+            bytes=m * n * itemsize,
+            fits=m * n * itemsize <= self._memory_budget,
+        )
+        with FlopCounterMode(display=False) as counter:
+            self._free_gram(v)
+        free = Option(
+            "matrix-free",
+            setup_seconds=0.0,
+            product_seconds=seconds(lambda: self._free_gram(v)),
+            flops=counter.get_total_flops(),
+            bytes=sum(route.kept_bytes for _, _, route in self._chunks(self._rows)),
+            fits=True,
+        )
+        return Plan(num_matvecs, (free, dense))
+
+    def formed(self) -> Jacobian:
+        """Return the same operator with its matrix formed once; products are then dense.
+
+        Raises
+        ------
+        ValueError
+            If the matrix does not fit the memory budget.
+
+        Cost: one pass over the rows for the ``jets`` route, min(m, n) products for others.
+        """
+        size = self.map.codomain.size * self.domain.size * self.domain.dtype.itemsize
+        if size > self._memory_budget:
+            raise ValueError(
+                f"{self!r}: the matrix needs {size:,} bytes, the budget is {self._memory_budget:,}; "
+                "raise memory_budget or stay matrix-free"
+            )
+        view = self._view(self._rows, self.map, self._scale)
+        view._matrix = self._free_dense(slice(0, self.map.codomain.size))
+        return view
+
     def _view(self, rows: slice, map: Map, scale: Tensor) -> Jacobian:
         shapes = {
             name: shape
@@ -97,15 +158,20 @@ class Jacobian(Operator):
         view = object.__new__(Jacobian)
         Operator.__init__(view, self.domain, Space(shapes, dtype=self.domain.dtype, device=self.domain.device))
         view.map, view.at, view.route, view._chunks = map, self.at, self.route, self._chunks
+        view._memory_budget, view._matrix = self._memory_budget, self._matrix
         view._scale, view._rows = scale, rows
         return view
 
     def _apply(self, V: Tensor) -> Tensor:
+        if self._matrix is not None:
+            return (self._matrix[self._rows] @ V) * self._scale[self._rows, None]
         parts = [route.jvp(V)[part] for _, part, route in self._chunks(self._rows)]
         return torch.cat(parts) * self._scale[self._rows, None]
 
     def _apply_adjoint(self, U: Tensor) -> Tensor:
         U = U * self._scale[self._rows, None]
+        if self._matrix is not None:
+            return self._matrix[self._rows].T @ U
         total = self.domain.zeros(U.shape[1])
         for rows, part, route in self._chunks(self._rows):
             total += route.vjp(_pad(U[rows], part, len(route.value)))
@@ -113,21 +179,27 @@ class Jacobian(Operator):
 
     def gram(self, V: Tensor) -> Tensor:
         """Return ``JᵀJ V`` for a block ``[n k]``, visiting every chunk once."""
+        return self._free_gram(V) if self._matrix is None else self._apply_adjoint(self._apply(V))
+
+    def dense(self) -> Tensor:
+        matrix = self._free_dense(self._rows) if self._matrix is None else self._matrix[self._rows]
+        return matrix * self._scale[self._rows, None]
+
+    def _free_gram(self, V: Tensor) -> Tensor:
         square = self._scale[self._rows, None] ** 2
         total = self.domain.zeros(V.shape[1])
         for rows, part, route in self._chunks(self._rows):
             total += route.gram(V, _pad(square[rows], part, len(route.value))[:, 0])
         return total
 
-    def dense(self) -> Tensor:
-        parts = [route.dense()[part] for _, part, route in self._chunks(self._rows)]
-        return torch.cat(parts) * self._scale[self._rows, None]
+    def _free_dense(self, rows: slice) -> Tensor:
+        return torch.cat([route.dense()[part] for _, part, route in self._chunks(rows)])
 
     def __repr__(self) -> str:
         m, n = self.shape
         rebuilt = self._chunks.rebuilt
-        chunks = f", {rebuilt:.0%} rebuilt" if rebuilt else ""
-        return f"Jacobian[{m}×{n}, {self.route}{chunks}]"
+        how = ", dense" if self._matrix is not None else f", {rebuilt:.0%} rebuilt" if rebuilt else ""
+        return f"Jacobian[{m}×{n}, {self.route}{how}]"
 
 
 def tangent(model: nn.Module, points: Tensor, **options: object) -> Jacobian:

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from precondlab import problems
 from precondlab.map import Map
+from precondlab.models import mlp
 from precondlab.operators import Gram, Jacobian, Kernel, tangent
 from precondlab.testing import CheckFailed, check_operator, tolerance
 from precondlab.testing.strategies import generators, maps, models
@@ -222,3 +224,32 @@ def test_unused_parameters_are_exact_zeros():
 def test_mistakes_are_refused(make, kind, message):
     with pytest.raises(kind, match=message):
         make(long_map())
+
+
+def test_a_formed_jacobian_is_the_same_operator():
+    model = mlp((2, 6, 1), seed=0)
+    r = problems.poisson(dim=2).residual(model, interior=20, boundary=8)
+    J = Jacobian(r)
+    formed = Gram(J).formed().J
+    assert "dense" in repr(formed)
+    check_operator(formed)
+    v = r.domain.random()
+    for a, b in ((formed, J), (formed.block("boundary"), J.block("boundary"))):
+        torch.testing.assert_close(a @ v, b @ v)
+    other = {"boundary": 5.0}
+    torch.testing.assert_close(formed.reweighted(other) @ v, J.reweighted(other) @ v)
+    with pytest.raises(ValueError, match="stay matrix-free"):
+        Jacobian(r, memory_budget=5_000).formed()
+
+
+def test_a_plan_forms_small_jacobians_for_many_products_and_none_over_the_budget():
+    model = mlp((2, 6, 1), seed=0)
+    r = problems.poisson(dim=2).residual(model, interior=20, boundary=8)
+    plan = Gram(Jacobian(r)).plan(num_matvecs=100_000)
+    assert plan.way == "dense"
+    free, dense = plan.options
+    m, n = Jacobian(r).shape
+    assert (dense.flops, dense.bytes) == (4 * m * n, 8 * m * n)
+    assert free.flops > 0
+    assert "100000 products: dense" in str(plan)
+    assert Jacobian(r, memory_budget=5_000).plan(num_matvecs=100_000).way == "matrix-free"
