@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from precondlab.differentiation.context import differentiable
 from precondlab.errors import NotDeterministic
 from precondlab.space import Space
 
@@ -222,7 +223,7 @@ class Map:
     # Internals -----------------------------------------------------------------------------
 
     def _blocks(self, params: Params, rows: Rows | None) -> dict[str, Tensor]:
-        with torch.inference_mode(False), torch.enable_grad():
+        with differentiable():
             if self._whole is not None:
                 out = self._whole(dict(params) if self._module is not None else self.complete(params))
                 out = out if isinstance(out, Mapping) else {"": out}

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from precondlab.differentiation.context import differentiable
 from precondlab.differentiation.dual import Dual
 from precondlab.differentiation.functional import Functional
 from precondlab.differentiation.graph import Graph
@@ -78,7 +79,7 @@ def choose(function: Function, params: Mapping[str, Tensor], space: Space, route
 
 
 def _require_dependence(function: Function, params: Mapping[str, Tensor]) -> None:
-    with torch.inference_mode(False), torch.enable_grad():
+    with differentiable():
         leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
         output = function(leaves)
         gradients = (

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from precondlab.differentiation.context import differentiable
 from precondlab.differentiation.memory import reachable_bytes
 from precondlab.differentiation.route import Route
 from precondlab.space import Space
@@ -33,7 +34,7 @@ class Graph(Route):
         self, function: Callable[[dict[str, Tensor]], Tensor], params: Mapping[str, Tensor], space: Space
     ) -> None:
         self.space = space
-        with torch.inference_mode(False), torch.enable_grad():
+        with differentiable():
             self.leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
             self.output = function(self.leaves)
         self.value = self.output.detach()
@@ -56,7 +57,7 @@ class Graph(Route):
     @cached_property
     def pullback(self) -> tuple[Tensor, list[str], list[Tensor]]:
         """Record ``w ↦ Jᵀw``; a parameter without influence has no gradient and is left out."""
-        with torch.inference_mode(False), torch.enable_grad():
+        with differentiable():
             w = torch.zeros_like(self.output, requires_grad=True)
             gradients = torch.autograd.grad(
                 self.output, list(self.leaves.values()), w, create_graph=True, allow_unused=True

@@ -8,6 +8,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from precondlab.differentiation.context import differentiable
 from precondlab.differentiation.graph import Graph
 from precondlab.differentiation.jets import NetworkOutputs, Unsupported
 from precondlab.map import refuse_training_mode
@@ -124,7 +125,7 @@ class _LossHessian:
     def __init__(
         self, loss_fn: Callable[[Tensor, Tensor], Tensor], value: Tensor, shape: torch.Size, targets: Tensor
     ) -> None:
-        with torch.inference_mode(False), torch.enable_grad():
+        with differentiable():
             self._outputs = value.detach().reshape(shape).requires_grad_()
             loss = loss_fn(self._outputs, targets)
             if loss.numel() != 1:

@@ -127,3 +127,30 @@ def test_mistakes_are_refused():
         pl.Hessian(lambda p: p["a"], {"a": torch.ones(2)})
     with pytest.raises(ValueError, match="does not depend"):
         pl.Hessian(lambda p: torch.ones(()), {"a": torch.ones(2)})
+
+
+@pytest.mark.parametrize("kind", ["multihead", "encoder"])
+def test_attention_has_second_derivatives(kind):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = (
+                nn.MultiheadAttention(4, 2, batch_first=True)
+                if kind == "multihead"
+                else nn.TransformerEncoderLayer(
+                    4, 2, dim_feedforward=8, dropout=0.0, batch_first=True, activation="gelu"
+                )
+            )
+
+        def forward(self, x):
+            return self.layer(x, x, x, need_weights=False)[0] if kind == "multihead" else self.layer(x)
+
+    torch.manual_seed(0)
+    model = Model().double().eval()
+    x = torch.randn(2, 3, 4, dtype=F64)
+    H = pl.Hessian.of_module(model, lambda: model(x).square().mean())
+    pl.testing.check_operator(H)
+    J = pl.Jacobian(pl.Map.of_module(model, lambda: model(x)))
+    pl.testing.check_operator(J)
+    G = pl.GGN(model, nn.MSELoss(), (x, torch.zeros_like(x)))
+    torch.testing.assert_close(G.dense(), 2 / 24 * pl.Gram(J).dense())
