@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 DDE_BACKEND
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env demo test lint format types check coverage notebooks clean
+.PHONY: help env demo test lint format types check coverage notebooks peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,7 +53,14 @@ notebooks: $(READY) ## bring each notebook's .py and .ipynb together, then run t
 	$(BIN)/jupytext --sync notebooks/*.py
 	$(PYTEST) --nbmake notebooks $(ARGS)
 
+peers: .venv-peers/ready ## create .venv-peers with the libraries that `precondlab bench` compares with
+
+.venv-peers/ready: tests/benchmarks/peers.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --pre -c tests/benchmarks/peers.txt -r tests/benchmarks/peers.txt
+	@touch $@
+
 clean: ## remove everything make created, .venv included
-	rm -rf .venv demo-output build dist precondlab.egg-info .coverage .coverage.* htmlcov
+	rm -rf .venv .venv-peers demo-output bench-output build dist precondlab.egg-info .coverage .coverage.* htmlcov
 	rm -rf .pytest_cache .hypothesis .ruff_cache .import_linter_cache notebooks/.ipynb_checkpoints
 	find precondlab tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

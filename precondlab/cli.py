@@ -116,6 +116,43 @@ def condition(
     raise typer.Exit(0 if result.status.ok else 1)
 
 
+bench = typer.Typer(no_args_is_help=True, help="Measure precondlab beside the arithmetic bound and other libraries.")
+app.add_typer(bench, name="bench")
+
+
+@bench.callback()
+def benchmarks() -> None:
+    """Measure precondlab beside the arithmetic bound and other libraries."""
+
+
+@bench.command()
+def products(
+    out: Annotated[Path, typer.Option(help="Folder for products.json and pictures.")] = Path("bench-output"),
+    peers: Annotated[Path, typer.Option(help="Interpreter with the other libraries (make peers).")] = Path(
+        ".venv-peers/bin/python"
+    ),
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of timing; 5 or more to be quoted.")] = 7,
+    quick: Annotated[bool, typer.Option("--quick", help="A tiny network: only that everything works.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Time products with JᵀJ in every way, as a ratio to the arithmetic bound."""
+    from precondlab.bench import products as benchmark
+    from precondlab.bench import show
+
+    found = peers.absolute() if peers.exists() else None  # not resolve(): the link is what makes it a venv
+    document = benchmark.run(quick=quick, rounds=rounds, peers=found, report=progress.print)
+    paths = show.draw(document, out)
+    (out / "products.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if as_json:
+        _print_json(document)
+    else:
+        for table in show.tables(document):
+            console.print(table)
+        for path in [*paths, out / "products.json"]:
+            console.print(f"wrote {path}")
+    raise typer.Exit(0 if document["ok"] else 1)
+
+
 def environment() -> dict[str, Any]:
     """Return versions, threads and devices: what a number depends on besides its inputs."""
     import numpy

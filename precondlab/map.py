@@ -24,6 +24,7 @@ _NOISY_IN_TRAINING = (
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.RReLU),
 )
+_EVALUATED_AT_ONCE = 1024  # points of a block
 _SAMPLE = 48  # rows per block on which routes are checked and memory is measured
 
 
@@ -127,17 +128,18 @@ class Map:
 
     def _build(self, quadrature: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
         self._quadrature = {name: self._check_quadrature(name, weight) for name, weight in quadrature.items()}
-        shapes = {name: block.shape for name, block in self._blocks(self.params, None).items()}
+        blocks = self._evaluate(self.params)
+        shapes = {name: block.shape for name, block in blocks.items()}
         self.codomain = Space(shapes, dtype=self.domain.dtype, device=self.domain.device)
         self.weights = self._check_weights(weights)
         if self.codomain.size == 0:
             raise ValueError("Map: the residual has no rows; give it at least one point")
-        for name, rows in self.codomain.slices.items():
-            bad = (~self.value[rows].isfinite()).sum().item()
+        for name, block in blocks.items():
+            bad = (~block.isfinite()).sum().item()
             if bad:
                 where = f" in block {name!r}" if name else ""
                 raise ValueError(
-                    f"Map: {bad} of {rows.stop - rows.start} residual rows{where} are not finite; "
+                    f"Map: {bad} of {block.numel()} residual rows{where} are not finite; "
                     "check the points and parameters at which the residual is evaluated"
                 )
 
@@ -147,10 +149,7 @@ class Map:
         """Return the weighted residual ``[m]`` at a point: a dict, a flat vector, or the current one."""
         params = self.params if at is None else at if isinstance(at, Mapping) else self.domain.unravel(at)
         self.domain.ravel(params)  # raises if a block is missing or has the wrong shape
-        scale = self.scale()
-        raw = self.raw(None)
-        with torch.enable_grad():
-            return (raw({name: value.detach() for name, value in params.items()}) * scale).detach()
+        return torch.cat([block.reshape(-1) for block in self._evaluate(params).values()]) * self.scale()
 
     @property
     def value(self) -> Tensor:
@@ -234,6 +233,18 @@ class Map:
                 blocks[name] = block if root is None else block * root.reshape(-1, *[1] * (block.dim() - 1))
             return blocks
 
+    def _evaluate(self, params: Params) -> dict[str, Tensor]:
+        """Return the blocks without their derivatives, from a limited number of points at once."""
+        params = {name: value.detach() for name, value in params.items()}
+        if self.points is None:
+            return {name: block.detach() for name, block in self._blocks(params, None).items()}
+        blocks = {}
+        for name, x in self.points.items():
+            starts = range(0, max(1, len(x)), _EVALUATED_AT_ONCE)
+            parts = [self._blocks(params, {name: slice(s, s + _EVALUATED_AT_ONCE)})[name].detach() for s in starts]
+            blocks[name] = torch.cat(parts)
+        return blocks
+
     def complete(self, params: Params) -> dict[str, Tensor]:
         """Return the parameters together with the frozen ones."""
         return {**params, **{name: value.detach() for name, value in self.frozen.items()}}
@@ -242,7 +253,7 @@ class Map:
         """Yield name, function, points and √w of each block given by a function of its own, on some rows."""
         for name, x in (self.points or {}).items():
             part = slice(None) if rows is None else rows.get(name, slice(0, 0))
-            if rows is None or len(x[part]):
+            if rows is None or name in rows:
                 root = self._quadrature.get(name)
                 yield name, self._parts[name], x[part], None if root is None else root[part]
 

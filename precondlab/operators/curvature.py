@@ -39,6 +39,9 @@ class GGN(Operator):
         Whether the loss is a ``"mean"`` or a ``"sum"`` over samples; by default what ``loss_fn`` says in its
         attribute ``reduction``, else ``"mean"``.
 
+    route
+        ``"graph"`` keeps a reverse graph even where a closed form is known.
+
     Raises
     ------
     ValueError
@@ -61,6 +64,7 @@ class GGN(Operator):
         data: Batch | Iterable[Batch],
         *,
         reduction: Literal["mean", "sum"] | None = None,
+        route: Literal["auto", "graph"] = "auto",
     ) -> None:
         refuse_training_mode(model)
         params = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
@@ -76,7 +80,7 @@ class GGN(Operator):
         samples = sum(len(inputs) for inputs, _ in batches)
         self._parts = []
         for inputs, targets in batches:
-            outputs = _outputs(model, params, space, inputs)
+            outputs = (_Outputs if route == "graph" else _outputs)(model, params, space, inputs)
             weight = len(inputs) / samples if reduction == "mean" else 1.0
             self._parts.append((outputs, _LossHessian(loss_fn, outputs.value, outputs.shape, targets), weight))
         self.route = "/".join(sorted({route.name for route, _, _ in self._parts}))
