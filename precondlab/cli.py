@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ app = typer.Typer(
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 progress = Console(stderr=True)
+_OPTIONAL = {"plot": "matplotlib", "testing": "hypothesis", "deepxde": "deepxde"}  # extra → its package
 console = Console()
 
 
@@ -114,6 +116,22 @@ def condition(
         for path in pictures:
             console.print(f"wrote {path}")
     raise typer.Exit(0 if result.status.ok else 1)
+
+
+@app.command()
+def doctor(as_json: JsonFlag = False) -> None:
+    """Say what a result depends on besides its inputs: versions, threads, device, optional packages."""
+    optional = {extra: find_spec(package) is not None for extra, package in _OPTIONAL.items()}
+    document = environment() | {"optional": optional}
+    if as_json:
+        _print_json(document)
+    else:
+        grid = Grid(show_header=False)
+        for name, value in environment().items():
+            grid.add_row(name, str(value))
+        for extra, present in optional.items():
+            grid.add_row(extra, "installed" if present else escape(f"missing: pip install 'precondlab[{extra}]'"))
+        console.print(grid)
 
 
 bench = typer.Typer(no_args_is_help=True, help="Measure precondlab beside the arithmetic bound and other libraries.")

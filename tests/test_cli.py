@@ -136,3 +136,11 @@ def test_demo_fails_where_a_number_disagrees(small_demo, tmp_path):
     result = run("demo", "--out", tmp_path, "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["tables"][0]["rows"][0]["agrees"] is False
+
+
+def test_doctor_names_versions_and_missing_extras(monkeypatch):
+    monkeypatch.setattr("precondlab.cli.find_spec", lambda name: None)
+    assert "pip install 'precondlab[plot]'" in run("doctor").stdout
+    document = json.loads(run("doctor", "--json").stdout)
+    assert document["optional"]["deepxde"] is False
+    assert document["torch"].startswith("2.")

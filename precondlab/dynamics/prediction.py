@@ -43,7 +43,8 @@ def predict_training(
     ``L(k) = ½ ∫ (1 − ηλ)^{2k} dμ(λ)`` with the spectral measure μ of K at r₀. Lanczos started
     at r₀ gives its Gauss rule, which is exact for ``k < num_matvecs`` and, as even
     derivatives of the integrand are ≥ 0, a lower bound for every k. The Gauss–Lobatto rule with
-    nodes 0 and 2/η is an upper bound provided the iteration is stable, ``λ_max ≤ 2/η``.
+    nodes 0 and 2/η is an upper bound provided the iteration is stable, ``λ_max ≤ 2/η``; where a Ritz
+    value shows that it is not, the upper bound after the exact entries is infinite.
     Singular operators need no special care: what is not in the range of K does not move.
 
     Parameters
@@ -62,7 +63,7 @@ def predict_training(
     Raises
     ------
     ValueError
-        If η makes the iteration unstable: some Ritz value exceeds 2/η.
+        For steps < 0 or η ≤ 0.
 
     Cost: num_matvecs products with J and with Jᵀ.
     Reference: Golub & Meurant, Matrices, Moments and Quadrature with Applications (2010), ch. 6.
@@ -83,15 +84,15 @@ def predict_training(
         return TrainingCurve(zero, zero, zero, 0)
     *_, T = lanczos(Kernel(J), residual, num_matvecs=num_matvecs)
     nodes, vectors = T.eigh()
-    edge = 2 / learning_rate
-    if nodes[-1] > edge * (1 + 1e-12):
-        raise ValueError(
-            f"predict_training: gradient descent diverges at learning_rate={learning_rate:g}: "
-            f"an eigenvalue of JJᵀ exceeds {nodes[-1]:.6g}; choose a rate below {2 / nodes[-1]:.3g}"
-        )
     gauss = mass * _decay(nodes, vectors[0] ** 2, learning_rate, k)
-    upper = gauss if T.exhausted else mass * _decay(*_lobatto(T.diagonal, T.offdiagonal, 0.0, edge), learning_rate, k)
-    return TrainingCurve(gauss, gauss, np.maximum(upper, gauss), len(T.diagonal))
+    edge = 2 / learning_rate
+    if T.exhausted:
+        upper = gauss
+    elif nodes[-1] > edge:
+        upper = np.where(k < len(nodes), gauss, np.inf)
+    else:
+        upper = mass * _decay(*_lobatto(T.diagonal, T.offdiagonal, 0.0, edge), learning_rate, k)
+    return TrainingCurve(gauss, gauss, np.maximum(upper, gauss), len(nodes))
 
 
 def _decay(nodes: np.ndarray, weights: np.ndarray, rate: float, k: np.ndarray) -> np.ndarray:

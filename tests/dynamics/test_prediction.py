@@ -53,11 +53,22 @@ def test_real_training_of_a_linear_model_follows_the_prediction():
     np.testing.assert_allclose(curve.loss, measured, rtol=1e-10)
 
 
-def test_a_zero_residual_stays_zero_and_an_unstable_rate_is_refused():
+def test_divergence_is_predicted():
+    J = np.diag([1.0, 0.5, 0.3, 0.2])
+    truth = iterate(J, np.ones(4), 2.5, 10)
+    curve = pl.predict_training(
+        Dense(torch.from_numpy(J)), torch.ones(4, dtype=torch.float64), steps=10, learning_rate=2.5, num_matvecs=2
+    )
+    np.testing.assert_allclose(curve.loss[:2], truth[:2], rtol=1e-12)
+    assert np.all(curve.lower <= truth * (1 + 1e-12))
+    assert np.all(np.isinf(curve.upper[2:]))
+
+
+def test_a_zero_residual_stays_zero_and_mistakes_are_refused():
     J = Dense(torch.eye(2, dtype=torch.float64))
     zero = torch.zeros(2, dtype=torch.float64)
     assert pl.predict_training(J, zero, steps=3, learning_rate=1.0).loss.tolist() == [0.0] * 4
-    with pytest.raises(ValueError, match="choose a rate below"):
-        pl.predict_training(J, zero + 1, steps=3, learning_rate=2.5)
+    with pytest.raises(ValueError, match="η > 0"):
+        pl.predict_training(J, zero + 1, steps=3, learning_rate=0.0)
     with pytest.raises(ValueError, match="steps"):
         pl.predict_training(J, zero + 1, steps=-1, learning_rate=1.0)
