@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -188,10 +189,12 @@ class Linearized:
 
     def __init__(self, steps: Sequence[Step], layers: Sequence[Layer], algebra: JetAlgebra, x: Tensor) -> None:
         self._steps, self._layers, self._algebra = steps, layers, algebra
-        results = [algebra.coordinates(x)]
-        for step, layer in zip(steps, layers, strict=True):
-            results.append(layer.primal(algebra, *(results[i] for i in step.inputs)))
-        self.value = results[-1]
+        self._last_use = {i: place for place, step in enumerate(steps) for i in step.inputs}
+        results = {0: algebra.coordinates(x)}
+        for place, (step, layer) in enumerate(zip(steps, layers, strict=True)):
+            results[place + 1] = layer.primal(algebra, *(results[i] for i in step.inputs))
+            self._release(results, place)
+        self.value = results[len(steps)]
 
     @property
     def kept_bytes(self) -> int:
@@ -204,13 +207,22 @@ class Linearized:
 
     def tangent(self, params: Params) -> Tensor:
         """Return the change ``[C, N, k, 1]`` of the output jets for a block of parameter changes."""
-        results: list[Tensor | None] = [None]
-        for step, layer in zip(self._steps, self._layers, strict=True):
+        results: dict[int, Tensor | None] = {0: None}
+        for place, (step, layer) in enumerate(zip(self._steps, self._layers, strict=True)):
             inputs = [results[i] for i in step.inputs]
-            results.append(layer.tangent(self._algebra, *inputs, params=params) if step.trainable else None)
-        if results[-1] is None:
+            moved = layer.tangent(self._algebra, *inputs, params=params) if step.trainable else None
+            results[place + 1] = moved
+            self._release(results, place)
+        output = results[len(self._steps)]
+        if output is None:
             raise Unsupported("an output that does not depend on the parameters")
-        return results[-1]
+        return output
+
+    def _release(self, results: dict[int, Any], place: int) -> None:
+        """Forget what no later step takes."""
+        for i in self._steps[place].inputs:
+            if self._last_use[i] == place:
+                results.pop(i, None)
 
     def adjoint(self, w: Tensor, gradients: Params) -> None:
         """Add the adjoint of output weights ``[C, N, k, 1]`` to the parameters' blocks."""

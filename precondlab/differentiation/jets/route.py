@@ -166,11 +166,17 @@ class NetworkOutputs(Route):
         return sum(part.kept_bytes for part in self._parts)
 
     def jvp(self, V: Tensor) -> Tensor:
+        return torch.cat([self._jvp(part) for part in V.split(_COLUMNS, dim=1)], dim=1)
+
+    def vjp(self, U: Tensor) -> Tensor:
+        return torch.cat([self._vjp(part) for part in U.split(_COLUMNS, dim=1)], dim=1)
+
+    def _jvp(self, V: Tensor) -> Tensor:
         params = self.space.unravel(V.T.contiguous())
         moved = torch.cat([part.tangent(params)[0] for part in self._parts])  # [N k c]
         return moved.transpose(1, 2).reshape(len(self.value), -1)
 
-    def vjp(self, U: Tensor) -> Tensor:
+    def _vjp(self, U: Tensor) -> Tensor:
         gradients = self.space.unravel(self.space.zeros(U.shape[1]).T.contiguous())
         w = U.reshape(*self.shape, -1).transpose(1, 2).contiguous()  # [N k c]
         for part, weight in zip(self._parts, w.split(self._sizes), strict=True):
