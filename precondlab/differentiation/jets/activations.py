@@ -19,36 +19,31 @@ class Unsupported(NotImplementedError):
     """A module or operation without a rule for jets; another route takes over."""
 
 
-def _polynomials(order: int, inner: tuple[float, ...]) -> list[list[float]]:
-    """Return P_0 … P_order, lowest coefficient first, with ``P_0 = t`` and ``P_{r+1} = P_r′ · inner``."""
-    result = [[0.0, 1.0]]
-    for _ in range(order):
-        slope = [i * c for i, c in enumerate(result[-1])][1:]
-        product = [0.0] * (len(slope) + len(inner) - 1)
-        for i, a in enumerate(slope):
-            for j, b in enumerate(inner):
-                product[i + j] += a * b
-        result.append(product)
-    return result
-
-
-def _horner(coefficients: list[float], t: Tensor) -> Tensor:
-    value = torch.full_like(t, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        value = value * t + coefficient
-    return value
+def _square_derivative(known: list[Tensor]) -> Tensor:
+    """Return the next derivative of f² by Leibniz' rule, from f, f′, …, f^(r): ``Σ_j binom(r, j) f^(j) f^(r−j)``."""
+    r = len(known) - 1
+    total = torch.zeros_like(known[0])
+    for j in range((r + 2) // 2):
+        twice = 1 if 2 * j == r else 2
+        total.addcmul_(known[j], known[r - j], value=twice * math.comb(r, j))
+    return total
 
 
 def tanh(z: Tensor, order: int) -> list[Tensor]:
-    """``tanh′ = 1 − tanh²``: every derivative is a polynomial in tanh."""
-    t = z.tanh()
-    return [t, *(_horner(P, t) for P in _polynomials(order, (1.0, 0.0, -1.0))[1:])]
+    """``t′ = 1 − t²``, so ``t^(r+1) = −(t²)^(r)``."""
+    found = [z.tanh()]
+    while len(found) <= order:
+        square = _square_derivative(found)
+        found.append(1 - square if len(found) == 1 else -square)
+    return found
 
 
 def sigmoid(z: Tensor, order: int) -> list[Tensor]:
-    """``s′ = s − s²``."""
-    s = z.sigmoid()
-    return [s, *(_horner(P, s) for P in _polynomials(order, (0.0, 1.0, -1.0))[1:])]
+    """``s′ = s − s²``, so ``s^(r+1) = s^(r) − (s²)^(r)``."""
+    found = [z.sigmoid()]
+    while len(found) <= order:
+        found.append(found[-1] - _square_derivative(found))
+    return found
 
 
 def softplus(z: Tensor, order: int) -> list[Tensor]:
