@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,15 +59,14 @@ class Session:
         if python is None or not python.exists():
             raise Absent("no environment with the other libraries")
         worker = Worker(str(python), timeout=timeout)
-        try:
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(worker.close)
             self._load(worker, entry, self.case.tiny, "tiny-")
             worker.ask("setup")
             if self._columns:
                 worker.ask("apply", block=True)
             self._load(worker, entry, self.case, "")
-        except BaseException:
-            worker.close()
-            raise
+            on_failure.pop_all()
         return worker
 
     def _load(self, worker: Worker, entry: Entry, case: Case, stem: str) -> None:

@@ -58,7 +58,7 @@ def choose(function: Function, params: Mapping[str, Tensor], space: Space, route
     ValueError
         If the function does not depend on the parameters.
 
-    Cost: two or three products and seven evaluations per candidate.
+    Cost: two products and nine evaluations per candidate, on the sample.
     """
     if route not in ("auto", *ROUTES):
         raise ValueError(f"route: expected 'auto' or one of {list(ROUTES)}, got {route!r}")

@@ -32,12 +32,13 @@ class Jacobian(Operator):
     at
         Point of linearization: a dict of parameters or a flat vector; the current parameters if None.
     route
-        How to differentiate: ``"graph"``, ``"functional"``, ``"dual"``, or ``"auto"`` for the
+        How to differentiate: ``"jets"``, ``"graph"``, ``"functional"``, ``"dual"``, or ``"auto"`` for the
         fastest one that passes the self-check (adjoint identity, finite differences,
         repeatability, unchanged buffers). The repr names the route in use.
     memory_budget
-        Bytes that graphs may occupy. A map given block by block is differentiated in chunks of
-        rows if it needs more; chunks that do not fit together are rebuilt in every product.
+        Bytes that may be kept between products; the working memory of a product comes on top. A map
+        given block by block is differentiated in chunks of rows if it needs more; chunks that do not
+        fit together are rebuilt in every product.
 
     Raises
     ------
@@ -45,8 +46,8 @@ class Jacobian(Operator):
         As :func:`precondlab.differentiation.choose.choose`; ValueError also if the budget is
         too small for one row.
 
-    Cost: at construction one evaluation and its reverse graph; a product ``Jv`` or ``Jᵀu`` is then
-    one or two backward passes.
+    Cost: at construction one evaluation and what its derivative needs; a product ``Jv`` or ``Jᵀu`` is
+    then two matrix products per layer (``jets``), or one or two backward passes (``graph``).
 
     >>> r = Map(lambda p: p["a"] ** 2, {"a": torch.tensor([1.0, 3.0])})
     >>> J = Jacobian(r)
