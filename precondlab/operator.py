@@ -245,8 +245,8 @@ class Foreign(Operator):
     def __init__(self, parent: LinearOperator, *, device: torch.device | str = "cpu") -> None:
         dtype = torch.from_numpy(np.empty(0, dtype=np.result_type(parent.dtype, np.float32))).dtype
         super().__init__(
-            Space(parent.shape[1], dtype=dtype, device=device),
-            Space(parent.shape[0], dtype=dtype, device=device),
+            Space(int(parent.shape[1]), dtype=dtype, device=device),
+            Space(int(parent.shape[0]), dtype=dtype, device=device),
         )
         self.parent = parent
 

@@ -6,8 +6,9 @@ Two lines put an operator under the contract::
     def test_mine(check):
         check()
 
-Random operators, maps, models and problems for tests with hypothesis are in
-``pl.testing.strategies``, which needs ``pip install "precondlab[testing]"``.
+``pl.testing.gallery`` holds operators with known spectra, each hard in its own way. Random operators,
+maps, models and problems for tests with hypothesis are in ``pl.testing.strategies``, which needs
+``pip install "precondlab[testing]"``.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from precondlab.testing import gallery
 from precondlab.testing.contract import Check, CheckFailed, check_operator, checks
 from precondlab.testing.probe import tolerance
 
-__all__ = ["Check", "CheckFailed", "check_operator", "checks", "tolerance"]
+__all__ = ["Check", "CheckFailed", "check_operator", "checks", "gallery", "tolerance"]
 
 
 def __getattr__(name: str) -> ModuleType:
