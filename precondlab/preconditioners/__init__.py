@@ -1,6 +1,21 @@
 """Preconditioners: functions that return an operator approximating the inverse of A."""
 
+from precondlab.preconditioners.deflation import deflation
+from precondlab.preconditioners.diagonal import block_jacobi, jacobi
+from precondlab.preconditioners.lowrank import nystrom, nystrom_adaptive, pivoted_cholesky
+from precondlab.preconditioners.preconditioner import Preconditioner
 from precondlab.preconditioners.symbol import symbol
 from precondlab.preconditioners.weights import Balance, balance
 
-__all__ = ["Balance", "balance", "symbol"]
+__all__ = [
+    "Balance",
+    "Preconditioner",
+    "balance",
+    "block_jacobi",
+    "deflation",
+    "jacobi",
+    "nystrom",
+    "nystrom_adaptive",
+    "pivoted_cholesky",
+    "symbol",
+]

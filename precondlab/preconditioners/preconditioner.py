@@ -1,0 +1,84 @@
+"""What every preconditioner is: an operator approximating an inverse, with a name and what it cost."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from precondlab.errors import Breakdown
+from precondlab.operator import Operator
+from precondlab.space import Space
+
+__all__ = ["Preconditioner"]
+
+
+class Preconditioner(Operator):
+    """A positive operator ``M ≈ A⁻¹`` that says what it is and how many products it took to build.
+
+    Parameters
+    ----------
+    inverse
+        The operator M; its factor S with ``S Sᴴ = M``, if it has one, is that of the preconditioner.
+    name, facts
+        For the repr.
+    setup_matvecs
+        Products with A spent on the construction; one with J and one with Jᴴ count as one.
+    space
+        That of A, if its blocks have names.
+
+    >>> import torch
+    >>> from precondlab.operators import Diagonal
+    >>> Preconditioner(Diagonal(torch.ones(3)), "Jacobi", "exact", setup_matvecs=3)
+    Jacobi[3×3, exact]
+    """
+
+    def __init__(
+        self, inverse: Operator, name: str, *facts: str, setup_matvecs: int, space: Space | None = None
+    ) -> None:
+        space = inverse.domain if space is None else space
+        super().__init__(space, space, symmetric=inverse.symmetric, positive=inverse.positive)
+        self.inverse = inverse
+        self.setup_matvecs = setup_matvecs
+        self._name, self._facts = name, facts
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self.inverse.forward(V)
+
+    def _apply_adjoint(self, U: Tensor) -> Tensor:
+        return self.inverse.backward(U)
+
+    @property
+    def sqrt(self) -> Operator | None:
+        return self.inverse.sqrt
+
+    def __repr__(self) -> str:
+        m, n = self.shape
+        return f"{self._name}[{', '.join([f'{m}×{n}', *self._facts])}]"
+
+
+def require_square(caller: str, A: Operator) -> None:
+    """Raise unless A maps a non-trivial space to itself."""
+    if A.shape[0] != A.shape[1] or not A.shape[0]:
+        raise ValueError(
+            f"{caller}: expected a square operator, got {A!r} of shape {A.shape}; for a Jacobian J take pl.Gram(J)"
+        )
+
+
+def require_damping(caller: str, damping: float) -> None:
+    """Raise unless the damping is a finite number ≥ 0."""
+    if not (math.isfinite(damping) and damping >= 0):
+        raise ValueError(f"{caller}: expected a finite damping ≥ 0, got {damping}; 0 preconditions A itself")
+
+
+def require_rank(caller: str, rank: int, size: int) -> None:
+    """Raise unless 1 ≤ rank ≤ size."""
+    if not 1 <= rank <= size:
+        raise ValueError(f"{caller}: expected 1 ≤ rank ≤ {size}, the size of the operator, got {rank}")
+
+
+def finite(Y: Tensor, caller: str, A: Operator) -> Tensor:
+    """Return products with A, or raise if one is not finite."""
+    if not Y.isfinite().all():
+        raise Breakdown(f"{caller}: a product with {A!r} is not finite; check the model and its residual at this point")
+    return Y
