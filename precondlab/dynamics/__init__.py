@@ -1,6 +1,18 @@
 """How training moves: loss curves and step counts predicted from the spectrum, and measured."""
 
 from precondlab.dynamics.descent import Descent, descent, steps_bound
-from precondlab.dynamics.prediction import TrainingCurve, predict_training
+from precondlab.dynamics.methods import ConjugateGradients, GradientDescent, Momentum
+from precondlab.dynamics.prediction import Departure, TrainingCurve, departure, predict_training
 
-__all__ = ["Descent", "TrainingCurve", "descent", "predict_training", "steps_bound"]
+__all__ = [
+    "ConjugateGradients",
+    "Departure",
+    "Descent",
+    "GradientDescent",
+    "Momentum",
+    "TrainingCurve",
+    "departure",
+    "descent",
+    "predict_training",
+    "steps_bound",
+]

@@ -1,17 +1,19 @@
-"""Loss curves of gradient descent in the linear regime, predicted from a few products."""
+"""Loss curves of training in the linear regime, predicted from a few products."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from precondlab.krylov import lanczos
-from precondlab.operator import Operator
-from precondlab.operators import Kernel
+from precondlab.dynamics.measure import measure
+from precondlab.dynamics.methods import GradientDescent, Method
+from precondlab.errors import Status
+from precondlab.operator import Operator, as_operator
 
-__all__ = ["TrainingCurve", "predict_training"]
+__all__ = ["Departure", "DepartureStatus", "TrainingCurve", "departure", "predict_training"]
 
 
 @dataclass(frozen=True)
@@ -21,100 +23,162 @@ class TrainingCurve:
     Attributes
     ----------
     loss
-        Gauss rule: exact for the first ``num_matvecs`` entries; a lower bound after.
+        The prediction: exact for the first ``exact`` entries.
     lower, upper
-        Bounds on the loss of the linearized model.
+        Bounds on the loss of the linearized model, up to round-off; see the method.
     num_matvecs
-        Products with ``JJᵀ`` used.
+        Products with ``J M Jᵀ`` used.
+    exact
+        Leading entries that are exact up to round-off.
     """
 
     loss: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
     num_matvecs: int
+    exact: int
 
 
 def predict_training(
-    J: Operator, residual: Tensor, /, *, steps: int, learning_rate: float, num_matvecs: int = 50
+    J: LinearOperator,
+    residual: Tensor,
+    /,
+    *,
+    steps: int,
+    learning_rate: float | None = None,
+    method: Method | None = None,
+    preconditioner: LinearOperator | None = None,
+    num_matvecs: int = 50,
 ) -> TrainingCurve:
-    """Predict the loss of gradient descent on ``½‖r‖²`` while the model stays near its linearization.
+    """Predict the loss ``½‖r‖²`` of training while the model stays near its linearization.
 
-    There ``r_k = (I − ηK)ᵏ r₀`` with ``K = JJᵀ``, so
-    ``L(k) = ½ ∫ (1 − ηλ)^{2k} dμ(λ)`` with the spectral measure μ of K at r₀. Lanczos started
-    at r₀ gives its Gauss rule, which is exact for ``k < num_matvecs`` and, as even
-    derivatives of the integrand are ≥ 0, a lower bound for every k. The Gauss–Lobatto rule with
-    nodes 0 and 2/η is an upper bound provided the iteration is stable, ``λ_max ≤ 2/η``; where a Ritz
-    value shows that it is not, the upper bound after the exact entries is infinite.
-    Singular operators need no special care: what is not in the range of K does not move.
+    There ``r_k = p_k(K) r₀`` with ``K = J M Jᵀ`` and the method's polynomial ``p_k``, so
+    ``L(k) = ∫ p_k² dμ`` with the spectral measure μ of K at r₀. A bidiagonalization started at r₀ gives its
+    Gauss rule, which is exact while the degree of ``p_k²`` is below 2 num_matvecs, hence for ``k < num_matvecs``;
+    each method says what it knows after that. No condition number is needed, and singular operators need no
+    special care: what is not in the range of K does not move.
 
     Parameters
     ----------
     J
-        Jacobian ``[m n]``; for a preconditioned iteration pass ``J @ P``.
+        Jacobian ``[m n]``.
     residual
         r₀ ``[m]``.
     steps
         Number of steps predicted.
     learning_rate
-        η.
+        η of gradient descent; short for ``method=GradientDescent(η)``.
+    method
+        ``GradientDescent(η)``, ``Momentum(η, β)``, ``ConjugateGradients()`` or anything that predicts alike.
+    preconditioner
+        Symmetric positive M ``[n n]``: every gradient ∇L becomes ``M ∇L``.
     num_matvecs
-        Lanczos steps.
+        Products with K.
 
     Raises
     ------
     ValueError
-        For steps < 0 or η ≤ 0.
+        For steps < 0, shapes that do not fit, or unless exactly one of learning_rate and method is given.
+    NotPositive
+        If the preconditioner turns out not to be.
 
-    Cost: num_matvecs products with J and with Jᵀ.
+    Cost: num_matvecs products with J, with Jᵀ and with M; memory num_matvecs vectors of either space.
     Reference: Golub & Meurant, Matrices, Moments and Quadrature with Applications (2010), ch. 6.
 
     >>> import torch
+    >>> from precondlab.dynamics import ConjugateGradients
     >>> from precondlab.operators import Diagonal
     >>> J = Diagonal(torch.tensor([1.0, 0.5], dtype=torch.float64))
     >>> r = torch.ones(2, dtype=torch.float64)
     >>> predict_training(J, r, steps=2, learning_rate=1.0).loss.round(6)
     array([1.      , 0.28125 , 0.158203])
+    >>> predict_training(J, r, steps=2, method=ConjugateGradients()).loss.round(6)  # two eigenvalues: two steps
+    array([1.      , 0.264706, 0.      ])
     """
-    if steps < 0 or not learning_rate > 0:
-        raise ValueError(f"predict_training: expected steps ≥ 0 and η > 0, got {steps} and {learning_rate}")
-    mass = 0.5 * residual.norm().item() ** 2
-    k = np.arange(steps + 1)
-    if mass == 0:
+    J = as_operator(J)
+    M = None if preconditioner is None else as_operator(preconditioner, like=J)
+    chosen = _method(learning_rate, method)
+    _require(J, residual, M, steps, num_matvecs)
+    if not residual.any():
         zero = np.zeros(steps + 1)
-        return TrainingCurve(zero, zero, zero, 0)
-    *_, T = lanczos(Kernel(J), residual, num_matvecs=num_matvecs)
-    nodes, vectors = T.eigh()
-    gauss = mass * _decay(nodes, vectors[0] ** 2, learning_rate, k)
-    edge = 2 / learning_rate
-    if T.exhausted:
-        upper = gauss
-    elif nodes[-1] > edge:
-        upper = np.where(k < len(nodes), gauss, np.inf)
-    else:
-        upper = mass * _decay(*_lobatto(T.diagonal, T.offdiagonal, 0.0, edge), learning_rate, k)
-    return TrainingCurve(gauss, gauss, np.maximum(upper, gauss), len(nodes))
+        return TrainingCurve(zero, zero, zero, 0, steps + 1)
+    seen = measure(J, residual, preconditioner=M, num_matvecs=num_matvecs)
+    exact = steps + 1 if seen.exhausted else min(len(seen), steps + 1)
+    return TrainingCurve(*chosen.predict(seen, steps), len(seen), exact)
 
 
-def _decay(nodes: np.ndarray, weights: np.ndarray, rate: float, k: np.ndarray) -> np.ndarray:
-    factors = np.abs(1 - rate * nodes)
-    with np.errstate(divide="ignore"):
-        return np.exp(2 * np.outer(k, np.log(np.maximum(factors, 1e-300)))) @ weights
+class DepartureStatus(Status):
+    """Whether training followed its prediction; the value is advice."""
+
+    OK = "the losses stayed within the predicted bounds: the model behaves like its linearization"
+    LEFT = (
+        "the losses left the predicted bounds: the model has moved away from its linearization. Predict again from "
+        "that step, or compare with the remainder that `observe` measures"
+    )
 
 
-def _lobatto(alpha: np.ndarray, beta: np.ndarray, a: float, b: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return nodes and weights of the Gauss–Lobatto rule: the Jacobi matrix extended to have eigenvalues a, b.
+@dataclass(frozen=True)
+class Departure:
+    """Where measured losses leave a prediction.
 
-    Reference: Golub (1973), Some modified matrix eigenvalue problems, doi:10.1137/1015032.
+    Attributes
+    ----------
+    step
+        The first step outside the bounds by more than the tolerance; None if there is none.
+    gap
+        Distance from ``[lower, upper]`` at every step, relative to the bound that is exceeded.
+    status
+        ``OK`` or ``LEFT``.
     """
-    size = len(alpha)
-    T = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
-    last = np.eye(size)[:, -1]
-    left = np.linalg.solve(T - a * np.eye(size), last)[-1]
-    right = np.linalg.solve(T - b * np.eye(size), last)[-1]
-    corner, square = np.linalg.solve([[1.0, -left], [1.0, -right]], [a, b])
-    off = np.sqrt(max(square, 0.0))
-    extended = np.zeros((size + 1, size + 1))
-    extended[:size, :size] = T
-    extended[size, size], extended[size, size - 1], extended[size - 1, size] = corner, off, off
-    values, vectors = np.linalg.eigh(extended)
-    return values, vectors[0] ** 2
+
+    step: int | None
+    gap: np.ndarray
+    status: DepartureStatus
+
+
+def departure(curve: TrainingCurve, measured: np.ndarray | list[float], /, *, rtol: float = 0.01) -> Departure:
+    """Say at which step measured losses ``L(0), L(1), …`` leave the predicted bounds by more than ``rtol``.
+
+    Raises ValueError for losses that are more than predicted, or none.
+
+    >>> flat = TrainingCurve(np.ones(3), np.ones(3), np.ones(3), 1, 3)
+    >>> departure(flat, [1.0, 1.001, 1.1]).step
+    2
+    """
+    losses = np.asarray(measured, dtype=float)
+    if losses.ndim != 1 or not 0 < len(losses) <= len(curve.loss):
+        raise ValueError(
+            f"departure: expected between 1 and {len(curve.loss)} losses, got shape {losses.shape}; predict more steps"
+        )
+    lower, upper = curve.lower[: len(losses)], curve.upper[: len(losses)]
+    tiny = np.finfo(float).tiny
+    with np.errstate(invalid="ignore"):
+        gap = np.maximum(0.0, np.maximum((lower - losses) / np.maximum(lower, tiny), _excess(losses, upper, tiny)))
+    gap = np.where(np.isfinite(losses), gap, np.inf)
+    outside = np.flatnonzero(gap > rtol)
+    step = int(outside[0]) if len(outside) else None
+    return Departure(step, gap, DepartureStatus.OK if step is None else DepartureStatus.LEFT)
+
+
+def _excess(losses: np.ndarray, upper: np.ndarray, tiny: float) -> np.ndarray:
+    return np.where(np.isinf(upper), 0.0, (losses - upper) / np.maximum(upper, tiny))
+
+
+def _method(learning_rate: float | None, method: Method | None) -> Method:
+    if learning_rate is not None and method is None:
+        return GradientDescent(learning_rate)
+    if method is not None and learning_rate is None:
+        return method
+    raise ValueError("predict_training: expected either a learning_rate or a method, got both or neither")
+
+
+def _require(J: Operator, residual: Tensor, M: Operator | None, steps: int, num_matvecs: int) -> None:
+    m, n = J.shape
+    if steps < 0 or num_matvecs < 1:
+        raise ValueError(f"predict_training: expected steps ≥ 0 and num_matvecs ≥ 1, got {steps} and {num_matvecs}")
+    if residual.shape != (m,):
+        raise ValueError(
+            f"predict_training: expected a residual of shape ({m},) for {J!r}, got {tuple(residual.shape)}"
+        )
+    if M is not None and M.shape != (n, n):
+        raise ValueError(f"predict_training: expected a preconditioner of shape ({n}, {n}), got {M!r}")

@@ -1,0 +1,154 @@
+"""The spectral measure of the kernel that a residual sees, and its quadrature rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from precondlab.errors import NotPositive
+from precondlab.krylov import golub_kahan, lanczos
+from precondlab.krylov.recurrences import Tridiagonalization
+from precondlab.operator import Operator
+
+__all__ = ["Measure", "Rule", "measure"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A quadrature rule ``∫ f dμ ≈ Σ_j w_j f(λ_j)``; nodes ascend."""
+
+    nodes: np.ndarray
+    weights: np.ndarray
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What m products tell about the measure μ with ``½ rᵀ f(K) r = ∫ f dμ`` for every function f.
+
+    The Jacobi matrix of μ is kept by its factor: ``T = BᵀB`` with B upper bidiagonal.
+
+    Attributes
+    ----------
+    alpha, beta
+        The diagonal and superdiagonal of B, m numbers each; β_m belongs to the next vector.
+    exhausted
+        Whether the Krylov space is invariant; the Gauss rule is then μ itself, up to round-off.
+    mass
+        ``½‖r‖²``.
+    """
+
+    alpha: np.ndarray
+    beta: np.ndarray
+    exhausted: bool
+    mass: float
+
+    def __len__(self) -> int:
+        return len(self.alpha)
+
+    @cached_property
+    def _eigh(self) -> tuple[np.ndarray, np.ndarray]:
+        B = np.diag(self.alpha) + np.diag(self.beta[:-1], 1)
+        _, values, rows = np.linalg.svd(B)
+        return values[::-1] ** 2, rows[::-1].T
+
+    @cached_property
+    def gauss(self) -> Rule:
+        """The Gauss rule: m nodes, exact for polynomials of degree 2m − 1."""
+        nodes, vectors = self._eigh
+        return Rule(nodes, self.mass * vectors[0] ** 2)
+
+    def lobatto(self, a: float, b: float) -> Rule:
+        """Return the Gauss–Lobatto rule with nodes at a and b outside the Gauss nodes, exact for degree 2m + 1.
+
+        It bounds ∫ f dμ from above if f has even derivatives ≥ 0 of order 2m + 2 and μ lives on [a, b].
+
+        Reference: Golub (1973), Some modified matrix eigenvalue problems, doi:10.1137/1015032.
+        """
+        nodes, vectors = self._eigh
+        left, right = (np.sum(vectors[-1] ** 2 / (nodes - end)) for end in (a, b))
+        square = (b - a) / (left - right)
+        off = np.append(self.alpha[:-1] * self.beta[:-1], square**0.5)
+        diagonal = np.append(self.alpha**2 + np.append(0.0, self.beta[:-1] ** 2), a + left * square)
+        values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
+        return Rule(values, self.mass * vectors[0] ** 2)
+
+    def separated(self, upper: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return left and right ends of intervals ``[λ_{j−1}, λ_{j+1}]``, the j-th of which holds a part w_j of μ.
+
+        With ``λ_0 = 0`` and ``λ_{m+1} = upper``, an upper bound on the spectrum: ``∫ f dμ`` lies between
+        ``Σ w_j min f`` and ``Σ w_j max f`` over these intervals, whatever f.
+
+        Reference: the Chebyshev–Markov–Stieltjes inequalities; Szegő, Orthogonal Polynomials, §3.41.
+        """
+        nodes = self.gauss.nodes
+        return np.append(0.0, nodes[:-1]), np.append(nodes[1:], upper)
+
+
+def measure(J: Operator, residual: Tensor, *, preconditioner: Operator | None = None, num_matvecs: int) -> Measure:
+    """Return what num_matvecs products tell about the measure of ``K = J M Jᵀ`` at a residual ``[m]``.
+
+    With a factor ``M = PPᵀ`` the matrix JP is bidiagonalized, which resolves small eigenvalues to
+    ``ε² λ_max``; without one K is tridiagonalized, which resolves them to ``ε λ_max``. K is symmetric in
+    either case, so that no other inner product is needed.
+
+    Raises
+    ------
+    NotPositive
+        If K has a negative eigenvalue: the preconditioner is not positive.
+    Breakdown
+        If the residual is zero or a product is not finite.
+
+    Cost: per step one product with J, with Jᵀ and with M; memory num_matvecs vectors of either space.
+
+    >>> import torch
+    >>> from precondlab.operators import Diagonal
+    >>> seen = measure(Diagonal(torch.tensor([1.0, 2.0])), torch.tensor([2.0, 1.0]), num_matvecs=2)
+    >>> seen.gauss.nodes.round(5), seen.gauss.weights.round(5)
+    (array([1., 4.]), array([2. , 0.5]))
+    """
+    eps, residual = J.codomain.eps, residual.to(J.codomain.device, J.codomain.dtype)
+    mass = 0.5 * J.codomain.inner(residual[:, None], residual[:, None]).real.item()
+    root = None if preconditioner is None else preconditioner.sqrt
+    if preconditioner is None or root is not None:
+        *_, B = golub_kahan((J if root is None else J @ root).H, residual, num_matvecs=num_matvecs)
+        return _resolved(B.diagonal, B.superdiagonal, B.exhausted, mass, eps)
+    *_, T = lanczos(J @ preconditioner @ J.H, residual, num_matvecs=num_matvecs)
+    smallest, largest = T.eigh()[0][[0, -1]]
+    if smallest < -10 * eps * len(T.diagonal) * abs(largest):
+        raise NotPositive(
+            f"J M Jᵀ has the Ritz value {smallest:.3e} < 0: {preconditioner!r} is not positive; give one that is"
+        )
+    return _resolved(*_factor(T), mass, eps**0.5)
+
+
+def _factor(T: Tridiagonalization) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Return the bidiagonal B with ``T = BᵀB``, up to the step where round-off makes T indefinite."""
+    alpha, beta = np.zeros(len(T.diagonal)), np.zeros(len(T.diagonal))
+    for k, off in enumerate(T.offdiagonal):
+        pivot = T.diagonal[k] - (beta[k - 1] ** 2 if k else 0.0)
+        if pivot <= 0:
+            return alpha[: k + 1], beta[: k + 1], True
+        alpha[k] = pivot**0.5
+        beta[k] = off / alpha[k]
+    return alpha, beta, T.exhausted
+
+
+def _resolved(alpha: np.ndarray, beta: np.ndarray, exhausted: bool, mass: float, unit: float) -> Measure:
+    """Cut the recurrence off at the first α that round-off explains: the residual left is out of range.
+
+    ``α_k u_k = Jᵀv_k − β_{k−1} u_{k−1}`` inherits the error of ``u_{k−1}``, which was divided by ``α_{k−1}``, and
+    that of ``v_k``, which was divided by ``β_{k−1}``.
+    """
+    scale = max(alpha.max(), beta.max())
+    noise = unit * scale
+    for k in range(len(alpha)):
+        if alpha[k] <= 10 * (k + 1) ** 0.5 * noise:
+            alpha, beta = alpha[: k + 1].copy(), beta[: k + 1].copy()
+            alpha[-1] = beta[-1] = 0.0
+            return Measure(alpha, beta, True, mass)
+        if k + 1 < len(alpha):
+            noise = beta[k] / alpha[k] * noise + unit * scale * (1 + scale / beta[k])
+    return Measure(alpha, beta, exhausted, mass)

@@ -1,0 +1,163 @@
+"""Training methods seen as polynomials: ``r_k = p_k(K) r₀`` with ``p_k(0) = 1``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from precondlab.dynamics.measure import Measure
+
+__all__ = ["ConjugateGradients", "GradientDescent", "Method", "Momentum"]
+
+Curves = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+_HUGE = 1e200  # a diverging p_k is held here, its square is infinite
+_EPS = float(np.finfo(float).eps)
+
+
+class Method(Protocol):
+    """A training method whose residual is a polynomial in the kernel."""
+
+    def predict(self, seen: Measure, steps: int, /) -> Curves:
+        """Return the loss ``∫ p_k² dμ`` for k = 0 … steps, and lower and upper bounds on it."""
+        ...
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    """``θ ← θ − η M ∇L``: ``p_k = (1 − ηλ)ᵏ``.
+
+    The even derivatives of ``p_k²`` are ≥ 0, so the Gauss rule bounds the loss from below and the Gauss–Lobatto
+    rule with nodes 0 and 2/η from above, provided the iteration is stable: ``λ_max ≤ 2/η``. Where a
+    Ritz value shows that it is not, the upper bound after the exact entries is infinite.
+
+    Reference: Golub & Meurant, Matrices, Moments and Quadrature with Applications (2010), ch. 6.
+    """
+
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        _require_rate("GradientDescent", self.learning_rate)
+
+    def predict(self, seen: Measure, steps: int, /) -> Curves:
+        loss = self._decay(seen.gauss.nodes, seen.gauss.weights, steps)
+        edge = 2 / self.learning_rate * (1 + 4 * _EPS)
+        if seen.exhausted:
+            return loss, loss, loss
+        if seen.gauss.nodes[-1] >= edge:
+            return loss, loss, np.where(np.arange(steps + 1) < len(seen), loss, np.inf)
+        ends = seen.lobatto(-_EPS * edge, edge)
+        return loss, loss, np.maximum(loss, self._decay(ends.nodes, ends.weights, steps))
+
+    def _decay(self, nodes: np.ndarray, weights: np.ndarray, steps: int) -> np.ndarray:
+        twice = 2.0 * np.arange(steps + 1)
+        total = np.zeros(steps + 1)
+        with np.errstate(over="ignore"):
+            for factor, weight in zip(np.abs(1 - self.learning_rate * nodes), weights, strict=True):
+                if weight > 0:
+                    total += weight * factor**twice
+        return total
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """``b ← βb + ∇L, θ ← θ − ηMb``, or Nesterov's ``θ ← θ − ηM(∇L + βb)``; as ``torch.optim.SGD``.
+
+    Heavy ball: ``p_{k+1} = (1 + β − ηλ) p_k − β p_{k−1}``; Nesterov:
+    ``p_{k+1} = (1 − ηλ)((1 + β) p_k − β p_{k−1})``. The derivatives of ``p_k²`` change sign, so the Gauss rule
+    is no bound after the exact entries. For the heavy ball, whose range on any interval is known, the bounds are
+    those of :meth:`Measure.separated`, provided ``λ_max ≤ 2(1 + β)/η``; for Nesterov's they are 0 and ∞.
+
+    Reference: Polyak (1964), doi:10.1016/0041-5553(64)90137-5.
+    """
+
+    learning_rate: float
+    momentum: float
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _require_rate("Momentum", self.learning_rate)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"Momentum: expected 0 ≤ β < 1, got {self.momentum}")
+
+    def predict(self, seen: Measure, steps: int, /) -> Curves:
+        nodes, weights = seen.gauss.nodes, seen.gauss.weights
+        edge = 2 * (1 + self.momentum) / self.learning_rate * (1 + 4 * _EPS)
+        bounded = not self.nesterov and nodes[-1] <= edge
+        loss, lower, upper = np.zeros(steps + 1), np.zeros(steps + 1), np.full(steps + 1, np.inf)
+        ranges = _Ranges(self, *seen.separated(edge)) if bounded else None
+        for k, p in enumerate(self._polynomials(np.concatenate([[0.0], nodes, [edge]]), steps)):
+            with np.errstate(over="ignore"):
+                square = p**2
+            loss[k] = _dot(weights, square[1:-1])
+            if ranges is not None and k >= len(seen):
+                smallest, largest = ranges(square[:-2], square[2:], k)
+                lower[k], upper[k] = weights @ smallest, weights @ largest
+        exact = steps + 1 if seen.exhausted else len(seen)
+        lower[:exact] = upper[:exact] = loss[:exact]
+        return loss, lower, upper
+
+    def _polynomials(self, x: np.ndarray, steps: int) -> Iterator[np.ndarray]:
+        beta, factor = self.momentum, 1 - self.learning_rate * x
+        before = p = np.ones_like(x)
+        for k in range(steps + 1):
+            yield p
+            inertia = beta * (p - before)
+            if self.nesterov:
+                following = factor * (p + inertia) - (beta * (1 - factor) * p if k == 0 else 0)
+            else:
+                following = factor * p + inertia
+            before, p = p, np.clip(following, -_HUGE, _HUGE)
+
+
+class _Ranges:
+    """The smallest and largest value of ``p_k²`` of the heavy ball on intervals ``[left, right]``.
+
+    With ``c = (1 + β − ηλ)/(2√β)``, ``p_k = β^{k/2}(U_k(c) − √β U_{k−1}(c))``: bounded by
+    ``β^{k/2}(k + 1 + k√β)`` for |c| ≤ 1, and monotone with no zero on either side.
+    """
+
+    def __init__(self, method: Momentum, left: np.ndarray, right: np.ndarray) -> None:
+        root, eta = method.momentum**0.5, method.learning_rate
+        self._root = root
+        self._below = right < (1 - root) ** 2 / eta
+        self._above = left > (1 + root) ** 2 / eta
+
+    def __call__(self, left: np.ndarray, right: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return both, given ``p_k²`` at the ends."""
+        envelope = (self._root**k * (k + 1 + k * self._root)) ** 2
+        outside = self._below | self._above
+        ends = np.maximum(left, right)
+        return np.where(outside, np.minimum(left, right), 0.0), np.where(outside, ends, np.maximum(ends, envelope))
+
+
+@dataclass(frozen=True)
+class ConjugateGradients:
+    """Conjugate gradients on the normal equations (CGLS, LSQR): the best polynomial of every degree.
+
+    ``L(k) = min {∫ p² dμ : deg p ≤ k, p(0) = 1} = ½‖r₀‖² / Σ_{j≤k} π_j(0)²`` with the orthonormal
+    polynomials π_j of ``μ/μ(ℝ)``, whose values at 0 are ``±Π_{i≤j} α_i/β_i``. Exact for k ≤ m, in exact arithmetic;
+    after that the last exact value is an upper bound, and is also the estimate.
+
+    Reference: Paige & Saunders (1982), doi:10.1145/355984.355989; Szegő, Orthogonal Polynomials, §3.1.
+    """
+
+    def predict(self, seen: Measure, steps: int, /) -> Curves:
+        with np.errstate(divide="ignore", over="ignore"):
+            ratios = np.divide(seen.alpha, seen.beta, out=np.zeros(len(seen)), where=seen.alpha > 0)
+            exact = seen.mass / np.cumsum(np.cumprod(np.append(1.0, ratios**2)))
+        k = np.arange(steps + 1)
+        loss = exact[np.minimum(k, len(seen))]
+        return loss, np.where((k <= len(seen)) | seen.exhausted, loss, 0.0), loss.copy()
+
+
+def _dot(weights: np.ndarray, values: np.ndarray) -> float:
+    return float(np.sum(weights * values, where=weights > 0))
+
+
+def _require_rate(name: str, rate: float) -> None:
+    if not 0 < rate < np.inf:
+        raise ValueError(f"{name}: expected a learning rate η > 0, got {rate}")
