@@ -67,7 +67,7 @@ class JetAlgebra:
 
     def coordinates(self, x: Tensor) -> Tensor:
         """Return the jets ``[C, N, d]`` of the coordinates at points ``[N, d]``."""
-        jets = x.new_zeros(self.size, *x.shape)
+        jets = x.new_zeros(x.shape[1], self.size, len(x)).permute(1, 2, 0)  # points last in memory, as in Affine
         jets[0] = x
         for k, F in enumerate(self.channels, start=1):
             for alpha, coefficient in F.items():
@@ -80,17 +80,19 @@ class JetAlgebra:
         out = s[0] * v
         if self.size > 1:
             out[1:].addcmul_(s[1:], v[:1])
+            outs, ss, vs = out.unbind(), s.unbind(), v.unbind()
             for k, i, j, c in self.terms:
-                out[k].addcmul_(s[i], v[j], value=c)
+                outs[k].addcmul_(ss[i], vs[j], value=c)
         return out
 
     def multiply_adjoint(self, s: Tensor, w: Tensor) -> Tensor:
         """Return the transpose of ``v ↦ s v`` applied to w ``[C, …]``."""
         out = s[0] * w
+        outs, ss, ws = out.unbind(), s.unbind(), w.unbind()
         for k in range(1, self.size):
-            out[0].addcmul_(s[k], w[k])
+            outs[0].addcmul_(ss[k], ws[k])
         for k, i, j, c in self.terms:
-            out[j].addcmul_(s[i], w[k], value=c)
+            outs[j].addcmul_(ss[i], ws[k], value=c)
         return out
 
     def compose(self, derivatives: Sequence[Tensor], z: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,7 +54,10 @@ Params = dict[str, Tensor]  # blocks of columns ``[k, *shape]`` under the parame
 
 @dataclass
 class Affine(Layer):
-    """``x ↦ W x + b``; the bias moves the value only."""
+    """``x ↦ W x + b``; the bias moves the value only.
+
+    Results lie in memory as ``[k, w, C, N]``, the points last: matrix products are fastest with wide results.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -64,36 +67,53 @@ class Affine(Layer):
     def primal(self, algebra: JetAlgebra, *inputs: Tensor) -> Tensor:
         (X,) = inputs
         self.X = X
-        Z = X @ self.weight.T
+        Z = (self.weight @ self._flat).view(-1, *X.shape[:2]).permute(1, 2, 0)
         if self.bias is not None:
             Z[0] += self.bias
         return Z
 
     def tangent(self, algebra: JetAlgebra, *tangents: Tensor | None, params: Params) -> Tensor | None:
         (dX,) = tangents
-        dZ = None if dX is None else dX @ self.weight.T
+        C, N, _ = self.X.shape
+        dZ = None if dX is None else self._times(self.weight, dX)  # [k, w_out, C·N]
         if self.weight_name is not None:
             dW = params[self.weight_name]  # [k, w_out, w_in]
-            C, N, width = self.X.shape
-            moved = (self.X.reshape(-1, width) @ dW.reshape(-1, width).T).view(C, N, *dW.shape[:2])
-            dZ = moved if dZ is None else dZ.add_(moved)
+            rows = dW.reshape(-1, dW.shape[2])
+            if dZ is None:
+                dZ = (rows @ self._flat).view(*dW.shape[:2], C * N)
+            else:
+                dZ.view(len(rows), C * N).addmm_(rows, self._flat)
         if self.bias_name is not None:
             db = params[self.bias_name]  # [k, w_out]
             if dZ is None:
-                dZ = db.new_zeros(*self.X.shape[:2], *db.shape)
-            dZ[0] += db
-        return dZ
+                dZ = db.new_zeros(*db.shape, C * N)
+            dZ[:, :, :N] += db[:, :, None]
+        return None if dZ is None else dZ.view(*dZ.shape[:2], C, N).permute(2, 3, 0, 1)
 
     def adjoint(
         self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
     ) -> Sequence[Tensor | None]:
+        C, N, k, out = w.shape
         if self.weight_name is not None:
-            C, N, k, out = w.shape
-            flat = w.reshape(C * N, k * out)
-            gradients[self.weight_name] += (flat.T @ self.X.reshape(C * N, -1)).view(k, out, -1)
+            flat = w.permute(2, 3, 0, 1).reshape(k * out, C * N)
+            product = (self._flat @ flat.T).T if self.X.shape[2] < k * out else flat @ self._flat.T
+            gradients[self.weight_name] += product.reshape(k, out, -1)
         if self.bias_name is not None:
             gradients[self.bias_name] += w[0].sum(0)
-        return [w @ self.weight if wanted[0] else None]
+        if not wanted[0]:
+            return [None]
+        return [self._times(self.weight.T, w).view(k, -1, C, N).permute(2, 3, 0, 1)]
+
+    @property
+    def _flat(self) -> Tensor:
+        """The input ``[w_in, C·N]``."""
+        return self.X.permute(2, 0, 1).reshape(self.X.shape[2], -1)
+
+    @staticmethod
+    def _times(matrix: Tensor, X: Tensor) -> Tensor:
+        """Return ``matrix x`` for each column of a block: ``[C, N, k, w]`` → ``[k, w_out, C·N]``."""
+        C, N, k, width = X.shape
+        return torch.bmm(matrix.expand(k, *matrix.shape), X.permute(2, 3, 0, 1).reshape(k, width, C * N))
 
     def rows(self, w: Tensor) -> dict[str, Tensor]:
         result = {}
