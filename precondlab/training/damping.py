@@ -1,0 +1,269 @@
+"""Damped Gauss–Newton steps: one factorization, then every damping at the cost of a few vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from precondlab.differentiation import linearize
+from precondlab.differentiation.choose import RouteName, choose
+from precondlab.errors import Breakdown
+from precondlab.map import Map
+from precondlab.operator import Operator
+from precondlab.operators import Dense, Jacobian
+from precondlab.space import Space
+
+__all__ = ["Linearization", "Solver", "krylov", "linearization", "singular"]
+
+Solver = Literal["dense", "krylov"]
+
+_LARGEST_SVD = 4096  # rows or columns, whichever are fewer; beyond it a decomposition takes minutes
+
+
+@dataclass(frozen=True)
+class Linearization:
+    """The loss ``½‖r + Jδ‖²`` of a linearized residual, in the singular coordinates of ``J = UΣVᵀ``.
+
+    Attributes
+    ----------
+    residual
+        r ``[m]``.
+    jacobian
+        J ``[m n]``.
+    values
+        Singular values σ ``[k]``, descending, without those at round-off; those of J on a Krylov space if
+        the solver is ``"krylov"``.
+    components
+        ``c = Uᵀr`` ``[k]``.
+    basis
+        V ``[n k]``.
+    solver
+        How it was found.
+    """
+
+    residual: Tensor
+    jacobian: Operator
+    values: Tensor
+    components: Tensor
+    basis: Tensor
+    solver: Solver
+
+    @property
+    def loss(self) -> float:
+        """``½‖r‖²``."""
+        return 0.5 * self.residual.square().sum().item()
+
+    @property
+    def rank(self) -> int:
+        """Number of singular values above round-off."""
+        return len(self.values)
+
+    @property
+    def condition(self) -> float:
+        """``(σ_1/σ_k)²``: the condition number of ``JᵀJ`` on the resolved subspace."""
+        return (self.values[0] / self.values[-1]).item() ** 2 if self.rank else 1.0
+
+    def step(self, damping: float) -> Tensor:
+        """Return ``argmin_δ ½‖r + Jδ‖² + ½μ‖δ‖² = −V diag(σ/(σ² + μ)) Uᵀr`` ``[n]``.
+
+        >>> singular(Dense(torch.eye(2)), torch.tensor([1.0, 3.0])).step(1.0)
+        tensor([-0.5000, -1.5000])
+        """
+        return -self.basis @ (self.values * self.components / (self.values**2 + damping))
+
+    def bend(self, damping: float, second: Tensor) -> Tensor:
+        """Return ``−½(JᵀJ + μ)⁻¹Jᵀr̈``, which bends a step along which r has the second derivative r̈ ``[m]``."""
+        slope = self.jacobian.backward(second[:, None])[:, 0]
+        return -0.5 * self.basis @ ((self.basis.T @ slope) / (self.values**2 + damping))
+
+    def predicted(self, damping: float) -> float:
+        """Return ``½‖r‖² − ½‖r + Jδ‖²`` for the damped step, as a sum of positive terms.
+
+        >>> singular(Dense(torch.eye(2)), torch.tensor([1.0, 3.0])).predicted(1.0)
+        3.75
+        """
+        square = self.values**2
+        kept = square * (square + 2 * damping) / (square + damping) ** 2
+        return 0.5 * (self.components**2 * kept).sum().item()
+
+
+def linearization(
+    residual: Map,
+    *,
+    route: RouteName = "auto",
+    solver: Solver | None = None,
+    memory_budget: int = 2**30,
+    maxiter: int = 200,
+) -> Linearization:
+    """Linearize a residual at its parameters and decompose the Jacobian, densely or on a Krylov space.
+
+    The dense way passes over the rows in pieces that fit the budget and reduces them by QR, so it needs
+    ``min(m, n)·n`` numbers however many rows there are. It is taken if that fits and ``min(m, n) ≤ 4096``.
+
+    Parameters
+    ----------
+    route
+        How to differentiate, as for :class:`~precondlab.operators.Jacobian`; the dense way does not check
+        a route that is named.
+    solver
+        ``"dense"``, ``"krylov"``, or None for the rule above.
+    memory_budget
+        Bytes.
+    maxiter
+        Steps of :func:`krylov`.
+
+    Raises
+    ------
+    Breakdown
+        If the residual or its Jacobian is not finite.
+
+    Cost: dense, one pass over the rows, ``2mn·min(m, n)`` operations for QR and about ``20 min(m, n)²n`` for the
+    singular values; Krylov, ``maxiter`` products with J and Jᵀ and as many vectors of either side.
+
+    >>> a = torch.tensor([1.0, 2.0])
+    >>> linearization(Map(lambda p: p["a"] * torch.tensor([3.0, 1.0]), {"a": a})).values
+    tensor([3., 1.])
+    """
+    m, n, itemsize = residual.codomain.size, residual.domain.size, residual.domain.dtype.itemsize
+    if solver is None:
+        fits = 4 * min(m, n) * n * itemsize <= memory_budget
+        solver = "dense" if fits and min(m, n) <= _LARGEST_SVD else "krylov"
+    if solver == "krylov":
+        J: Operator = Jacobian(residual, route=route, memory_budget=memory_budget)
+        return krylov(J, _finite(J.value, residual), maxiter=maxiter)
+    rows = _rows(residual, route, memory_budget)
+    if 4 * m * n * itemsize <= memory_budget:
+        matrix = _finite(torch.cat(list(rows)), residual)
+        J = Dense(matrix[:, :n])
+        return singular(J, matrix[:, n], reduced=_reduced(None, matrix))
+    values, reduced = [], None
+    for piece in rows:
+        values.append(piece[:, n])
+        reduced = _reduced(reduced, _finite(piece, residual))
+    J = Jacobian(residual, route=route, memory_budget=memory_budget)
+    return singular(J, torch.cat(values), reduced=reduced)
+
+
+def singular(J: Operator, r: Tensor, *, reduced: Tensor | None = None) -> Linearization:
+    """Decompose a Jacobian that is known as a matrix.
+
+    Parameters
+    ----------
+    J
+        ``[m n]``.
+    r
+        The residual ``[m]``.
+    reduced
+        ``Qᵀ[J r]`` with fewer rows, for some orthogonal Q; ``[J r]`` itself if None.
+
+    Cost: one singular value decomposition.
+    """
+    reduced = torch.cat([J.dense(), r[:, None]], dim=1) if reduced is None else reduced
+    U, values, Vh = torch.linalg.svd(reduced[:, :-1], full_matrices=False)
+    above = values > torch.finfo(r.dtype).eps * max(J.shape) * values[:1]
+    rank = int(above.sum())
+    components = U.T @ reduced[:, -1]
+    return Linearization(r, J, values[:rank], components[:rank], Vh[:rank].T, "dense")
+
+
+def krylov(J: Operator, r: Tensor, *, maxiter: int = 200) -> Linearization:
+    """Decompose J on the Krylov space of ``JᵀJ`` and ``Jᵀr``: LSQR for every damping at once.
+
+    ``J V_k = U_{k+1} B_k`` with B_k lower bidiagonal and ``U e_1 = r/‖r‖``, so damped solutions in the span of
+    V_k need the singular values of B_k only. Both bases are orthogonalized twice.
+
+    Raises
+    ------
+    Breakdown
+        If a product is not finite.
+
+    Cost: ``maxiter`` products with J and as many with Jᵀ; memory ``maxiter (m + n)`` numbers.
+    Reference: Paige & Saunders (1982), doi:10.1145/355984.355989.
+
+    >>> from precondlab.operators import Diagonal
+    >>> model = krylov(Diagonal(torch.tensor([1.0, 2.0])), torch.tensor([1.0, 1.0]))
+    >>> model.step(0.0).round(decimals=4), model.rank
+    (tensor([-1.0000, -0.5000]), 2)
+    """
+    limit = min(maxiter, *J.shape)
+    U, V = J.codomain.zeros(limit + 1), J.domain.zeros(limit)
+    B = torch.zeros(limit + 1, limit, dtype=torch.float64)
+    u, norm, scale, steps = r, _norm(J.codomain, r), 0.0, 0
+    beta = norm
+    for k in range(limit):
+        if beta <= 10 * J.domain.eps * scale or beta == 0:
+            break
+        U[:, k] = u / beta
+        v = _orthogonal(J.domain, J.backward(U[:, k : k + 1])[:, 0], V[:, :k])
+        alpha = _norm(J.domain, v)
+        _require_finite(alpha, J, k)
+        scale = max(scale, alpha)
+        if alpha <= 10 * J.domain.eps * scale:
+            break
+        V[:, k], B[k, k] = v / alpha, alpha
+        u = _orthogonal(J.codomain, J.forward(V[:, k : k + 1])[:, 0], U[:, : k + 1])
+        beta = _norm(J.codomain, u)
+        _require_finite(beta, J, k)
+        B[k + 1, k], scale, steps = beta, max(scale, beta), k + 1
+    first = torch.zeros(steps + 1, 1, dtype=torch.float64)
+    first[0] = norm
+    small = singular(Dense(B[: steps + 1, :steps]), first[:, 0])
+    basis = V[:, :steps] @ small.basis.to(V)
+    return Linearization(r, J, small.values.to(V), small.components.to(V), basis, "krylov")
+
+
+def _orthogonal(space: Space, w: Tensor, basis: Tensor) -> Tensor:
+    for _ in range(2):
+        w = w - (basis @ space.inner(basis, w[:, None]))[:, 0]
+    return w
+
+
+def _norm(space: Space, w: Tensor) -> float:
+    return space.inner(w[:, None], w[:, None]).item() ** 0.5
+
+
+def _require_finite(norm: float, J: Operator, step: int) -> None:
+    if not norm < float("inf"):
+        raise Breakdown(f"krylov: product {step + 1} with {J!r} is not finite; check the residual at this point")
+
+
+def _finite(values: Tensor, residual: Map) -> Tensor:
+    if not values.isfinite().all():
+        raise Breakdown(
+            f"{residual!r} or its Jacobian is not finite at these parameters; check the points, or start elsewhere"
+        )
+    return values
+
+
+def _reduced(above: Tensor | None, rows: Tensor) -> Tensor:
+    """Return rows of which no more are kept than there are columns, by an orthogonal transformation."""
+    rows = rows if above is None else torch.cat([above, rows])
+    return torch.linalg.qr(rows, mode="r").R if len(rows) > rows.shape[1] else rows
+
+
+def _rows(residual: Map, route: RouteName, memory_budget: int) -> Iterator[Tensor]:
+    """Yield ``[J r]``, a few rows at a time if they can be differentiated on their own."""
+    at = {name: value.detach() for name, value in residual.params.items()}
+    if route == "auto":
+        route = choose(residual.sample()[0], at, residual.domain)  # type: ignore[assignment]
+    scale = residual.scale()
+    for place, points in _pieces(residual, memory_budget // 8):
+        part = linearize(residual.raw(points), at, residual.domain, route)
+        yield torch.cat([part.dense(), part.value[:, None]], dim=1) * scale[place, None]
+
+
+def _pieces(residual: Map, size: int) -> Iterator[tuple[slice, dict[str, slice] | None]]:
+    """Yield places in the residual and the points they belong to, so that the rows of J take about ``size`` bytes."""
+    if residual.points is None:
+        yield slice(0, residual.codomain.size), None
+        return
+    for name, x in residual.points.items():
+        width, first = residual.rows_per_point(name), residual.codomain.slices[name].start
+        step = max(1, size // (residual.domain.size * residual.domain.dtype.itemsize * width))
+        for start in range(0, len(x), step):
+            stop = min(start + step, len(x))
+            yield slice(first + start * width, first + stop * width), {name: slice(start, stop)}

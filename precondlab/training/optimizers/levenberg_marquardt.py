@@ -1,0 +1,261 @@
+"""Gauss–Newton with the longest damped step that keeps its promise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from precondlab.differentiation.choose import RouteName, choose
+from precondlab.map import Map
+from precondlab.training.damping import Linearization, Solver, linearization
+
+__all__ = ["LevenbergMarquardt", "Step"]
+
+_START = 1e-3  # first damping, relative to σ_1²
+_SPACING = 2.0  # of the grid of dampings
+_FARTHEST = 8  # grid points below the last damping that one step may reach
+_PROBE = 0.1  # part of a step over which its second derivative is measured
+_BEND = 0.75  # a correction longer than this part of its step is not trusted
+_WINDOW = 30  # steps over which the damping must rise for the superlinear phase,
+_EARLIEST = 80  # and the first step at which that may be
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of :class:`LevenbergMarquardt` did.
+
+    Attributes
+    ----------
+    loss, reached
+        ``½‖r‖²`` before and after.
+    ratio
+        Actual reduction over the one the linearization predicts; NaN if no step was taken.
+    damping, length
+        μ and ``‖δ‖``.
+    trials
+        Dampings tried.
+    rank, condition
+        Of ``JᵀJ`` above round-off.
+    solver
+        ``"dense"`` or ``"krylov"``.
+    limit
+        What kept the step from being longer: ``"nonlinearity"`` (the next longer one misses the ratio),
+        ``"reach"`` (the damping may fall only so far in one step), ``"round-off"`` (no damping is smaller than
+        the square of the singular values' round-off), or ``"stationary"`` (no damping reduces the loss: no step).
+    """
+
+    loss: float
+    reached: float
+    ratio: float
+    damping: float
+    length: float
+    trials: int
+    rank: int
+    condition: float
+    solver: Solver
+    limit: Literal["nonlinearity", "reach", "round-off", "stationary"]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the parameters moved."""
+        return self.limit != "stationary"
+
+
+@dataclass(frozen=True)
+class _Trial:
+    damping: float
+    ratio: float
+    loss: float
+    point: Tensor
+    length: float
+
+
+class LevenbergMarquardt(torch.optim.Optimizer):
+    """Minimize ``½‖r(θ)‖²`` by damped Gauss–Newton steps ``δ = −(JᵀJ + μ)⁻¹Jᵀr``, bent along the curved map.
+
+    Every step decomposes J once, whatever the damping, and takes from the grid ``μ = 2ʲ μ_before`` the longest
+    step whose actual reduction of the loss is at least ``ratio`` times the predicted one. A low ratio
+    leads past narrow valleys in which the greatest reduction gets stuck. Each trial is corrected to second order
+    (geodesic acceleration): ``δ − ½(JᵀJ + μ)⁻¹Jᵀr̈`` with r̈ the second derivative along δ. J is never
+    squared: the singular values are those of J, or of its QR factor if there are more rows than parameters.
+
+    Parameters
+    ----------
+    residual
+        The map r; its parameters are updated in place. It can be replaced between steps by one of the same
+        parameters, e.g. on fresh points.
+    ratio
+        Smallest accepted actual over predicted reduction, in (0, 1).
+    final_ratio
+        The same once the damping, after the 80th step, has risen over 30 steps: near a solution of the
+        nonlinear equations full steps are good ones, and longer ones only delay them.
+    solver, memory_budget, maxiter
+        As for :func:`precondlab.training.damping.linearization`: singular values of a dense J, or a Krylov
+        space of at most ``maxiter`` products, chosen by size.
+
+    Attributes
+    ----------
+    diagnostics : Step or None
+        What the last step did.
+
+    Raises
+    ------
+    ValueError
+        For ratios outside (0, 1), a damping that is not positive, a residual of other parameters.
+    Breakdown
+        If the residual or its Jacobian is not finite; the parameters are left as they were.
+
+    Cost per step: one decomposition, as for :func:`~precondlab.training.damping.linearization`, and two
+    evaluations of r, one product with J and one with Jᵀ for each of usually 3 to 5 trials.
+
+    Reference: Transtrum & Sethna (2012), arXiv:1201.5885; Webb, Jerad & Cartis (2026), arXiv:2607.02194.
+
+    >>> a = torch.tensor([4.0], requires_grad=True)
+    >>> optimizer = LevenbergMarquardt(Map(lambda p: p["a"] ** 2 - 4.0, {"a": a}))
+    >>> for _ in range(9):
+    ...     loss = optimizer.step()
+    >>> a.tolist(), optimizer.diagnostics.rank
+    ([2.0], 1)
+    """
+
+    def __init__(
+        self,
+        residual: Map,
+        *,
+        ratio: float = 0.075,
+        final_ratio: float = 0.5,
+        solver: Solver | None = None,
+        memory_budget: int = 2**30,
+        maxiter: int = 200,
+    ) -> None:
+        if not 0 < ratio < 1 or not 0 < final_ratio < 1:
+            raise ValueError(f"LevenbergMarquardt: ratios should be in (0, 1), got {ratio} and {final_ratio}")
+        self._residual = residual
+        self._options: dict[str, Any] = {"solver": solver, "memory_budget": memory_budget, "maxiter": maxiter}
+        self._route: RouteName | None = None
+        self.diagnostics: Step | None = None
+        super().__init__(list(residual.params.values()), {"ratio": ratio, "final_ratio": final_ratio})
+        shapes = {name: list(shape) for name, shape in residual.domain.shapes.items()}
+        self.state["solver"] = {"damping": None, "steps": 0, "final": False, "recent": [], "shapes": shapes}  # type: ignore[index]
+
+    @property
+    def residual(self) -> Map:
+        """The map r that is minimized."""
+        return self._residual
+
+    @residual.setter
+    def residual(self, residual: Map) -> None:
+        before = self._residual.params
+        if residual.params.keys() != before.keys() or any(residual.params[k] is not before[k] for k in before):
+            raise ValueError(
+                f"LevenbergMarquardt: the new residual should have the parameters of the old one, {list(before)}, "
+                f"got {list(residual.params)}; build it from the same model"
+            )
+        self._residual = residual
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], object] | None = None) -> Tensor:  # type: ignore[override]
+        """Take one step and return the loss ``½‖r‖²`` before it; a closure is called for its side effects only."""
+        if closure is not None:
+            with torch.enable_grad():
+                closure()
+        residual, state = self._residual, self.state["solver"]  # type: ignore[index]
+        if self._route is None:
+            self._route = choose(residual.sample()[0], dict(residual.params), residual.domain)  # type: ignore[assignment]
+        model = linearization(residual, route=self._route or "auto", **self._options)
+        theta = residual.domain.ravel({name: value.detach() for name, value in residual.params.items()})
+        (group,) = self.param_groups
+        ratio = group["final_ratio"] if state["final"] else group["ratio"]
+        before = state["damping"] or _START * _top(model)
+        found, trials, limit = self._search(model, theta, before, ratio)
+        if found is not None:
+            for name, value in residual.domain.unravel(found.point).items():
+                residual.params[name].copy_(value)
+            _remember(state, found.damping)
+        best = found or _Trial(before, math.nan, model.loss, theta, 0.0)
+        self.diagnostics = Step(
+            *(model.loss, best.loss, best.ratio, best.damping, best.length, trials),
+            *(model.rank, model.condition, model.solver, limit),
+        )
+        return theta.new_tensor(model.loss)
+
+    def _search(
+        self, model: Linearization, theta: Tensor, before: float, ratio: float
+    ) -> tuple[_Trial | None, int, Any]:
+        """Return the trial of the smallest damping with the ratio, how many were made, and what limits it."""
+        top = _top(model)
+        lowest, highest = _eps(model) ** 2 * top, 1e3 * top
+        if not model.rank or model.predicted(lowest) <= _eps(model) ** 2 * model.loss:
+            return None, 0, "stationary"
+        damping = min(max(before / _SPACING**2, lowest), highest)
+        trial, trials = self._try(model, theta, damping), 1
+        if trial.ratio >= ratio:
+            for _ in range(_FARTHEST):
+                if damping <= lowest:
+                    return trial, trials, "round-off"
+                damping = max(damping / _SPACING, lowest)
+                longer, trials = self._try(model, theta, damping), trials + 1
+                if not longer.ratio >= ratio:
+                    return trial, trials, "nonlinearity"
+                trial = longer
+            return trial, trials, "reach"
+        fallback: _Trial | None = None
+        while damping < highest:
+            damping *= _SPACING
+            trial, trials = self._try(model, theta, damping), trials + 1
+            if trial.ratio >= ratio:
+                return trial, trials, "nonlinearity"
+            if trial.ratio > 0 and (fallback is None or trial.loss < fallback.loss):
+                fallback = trial
+            if model.predicted(damping) <= 4 * _eps(model) * model.loss:
+                break
+        return fallback, trials, "stationary" if fallback is None else "nonlinearity"
+
+    def _try(self, model: Linearization, theta: Tensor, damping: float) -> _Trial:
+        delta = model.step(damping)
+        ahead = self._residual(theta + _PROBE * delta)
+        slope = model.jacobian.forward(delta[:, None])[:, 0]
+        second = (2 / _PROBE) * ((ahead - model.residual) / _PROBE - slope)
+        if second.isfinite().all():
+            bend = model.bend(damping, second)
+            if bend.norm() <= _BEND * delta.norm():
+                delta = delta + bend
+        point = theta + delta
+        loss = 0.5 * self._residual(point).square().sum().item()
+        reduction = (model.loss - loss) / model.predicted(damping) if math.isfinite(loss) else -math.inf
+        return _Trial(damping, reduction, loss, point, delta.norm().item())
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load a state; refuses that of an optimizer of other parameters."""
+        saved = state_dict["state"].get("solver", {}).get("shapes")
+        own = self.state["solver"]["shapes"]  # type: ignore[index]
+        if saved != own:
+            raise ValueError(
+                f"LevenbergMarquardt: the state belongs to other parameters: {saved} where this residual has {own}"
+            )
+        super().load_state_dict(dict(state_dict))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, **super().__getstate__()}
+
+
+def _eps(model: Linearization) -> float:
+    return torch.finfo(model.residual.dtype).eps
+
+
+def _top(model: Linearization) -> float:
+    return model.values[0].item() ** 2 if model.rank else 1.0
+
+
+def _remember(state: dict[str, Any], damping: float) -> None:
+    """Note an accepted damping; a rising trend of the last ones starts the superlinear phase."""
+    state["damping"], state["steps"] = damping, state["steps"] + 1
+    state["recent"] = [*state["recent"], math.log(damping)][-_WINDOW:]
+    if state["steps"] >= _EARLIEST and not state["final"]:
+        middle = (_WINDOW - 1) / 2
+        state["final"] = sum((i - middle) * y for i, y in enumerate(state["recent"])) > 0

@@ -1,0 +1,79 @@
+"""Damped steps of all kinds against dense linear algebra."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import precondlab as pl
+from precondlab.errors import Breakdown
+from precondlab.operators import Dense
+from precondlab.training.damping import krylov, linearization, singular
+
+
+def draw(m, n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(m, k, dtype=torch.float64, generator=generator) for k in (n, 1))
+
+
+sizes, seeds, dampings = st.integers(1, 9), st.integers(0, 2**31), st.floats(1e-6, 1e3)
+
+
+@given(m=sizes, n=sizes, seed=seeds, damping=dampings)
+def test_steps_and_predictions_are_those_of_the_normal_equations(m, n, seed, damping):
+    J, r = draw(m, n, seed)
+    r = r[:, 0]
+    expected = -torch.linalg.solve(J.T @ J + damping * torch.eye(n, dtype=J.dtype), J.T @ r)
+    tolerance = 1e-9 * max(1.0, (torch.linalg.matrix_norm(J, 2) ** 2 / damping).item())
+    for model in (singular(Dense(J), r), krylov(Dense(J), r)):
+        step = model.step(damping)
+        assert (step - expected).norm() <= tolerance * expected.norm()
+        drop = 0.5 * (r @ r - (r + J @ step).square().sum())
+        assert model.predicted(damping) == pytest.approx(drop.item(), rel=1e-6, abs=1e-12)
+        assert model.loss == pytest.approx(0.5 * (r @ r).item())
+
+
+def test_small_singular_values_are_not_squared_away():
+    U, V = (torch.linalg.qr(torch.randn(k, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(k))).Q
+            for k in (20, 6))  # fmt: skip
+    values = torch.logspace(0, -11, 6, dtype=torch.float64)
+    model = singular(Dense(U @ torch.diag(values) @ V.T), U.sum(1))
+    torch.testing.assert_close(model.values, values, rtol=1e-4, atol=0)
+    torch.testing.assert_close(model.step(0.0), -V @ (1 / values), rtol=1e-4, atol=0)
+
+
+def test_the_correction_is_that_of_the_normal_equations():
+    J, r = draw(7, 4, 0)
+    second = torch.arange(7.0, dtype=torch.float64)
+    expected = -0.5 * torch.linalg.solve(J.T @ J + 0.1 * torch.eye(4, dtype=J.dtype), J.T @ second)
+    torch.testing.assert_close(singular(Dense(J), r[:, 0]).bend(0.1, second), expected)
+
+
+@pytest.mark.parametrize("budget", [2**30, 20_000])
+@pytest.mark.parametrize("width", [3, 30])  # fewer parameters than rows, and more
+def test_networks_are_linearized_right_whole_and_in_pieces(budget, width):
+    r = pl.problems.poisson(2).residual(pl.models.mlp((2, width, 1), seed=0), interior=40, boundary=12)
+    model = linearization(r, solver="dense", memory_budget=budget)
+    J = pl.Jacobian(r).dense()
+    torch.testing.assert_close(model.values, torch.linalg.svdvals(J)[: model.rank])
+    torch.testing.assert_close(model.step(1e-3), singular(Dense(J), r.value).step(1e-3))
+    torch.testing.assert_close(model.residual, r.value)
+    torch.testing.assert_close(model.jacobian.dense(), J)
+
+
+def test_the_solver_is_chosen_by_size():
+    r = pl.problems.poisson(1).residual(pl.models.mlp((1, 30, 1), seed=0), interior=100)
+    assert linearization(r).solver == "dense"
+    assert linearization(r, memory_budget=200_000, maxiter=5).solver == "krylov"
+    assert linearization(r, solver="krylov", maxiter=5).rank == 5
+
+
+def test_a_zero_residual_has_rank_zero_in_krylov_space():
+    model = krylov(Dense(torch.eye(3)), torch.zeros(3))
+    assert model.rank == 0
+    assert model.step(1.0).abs().max() == 0
+
+
+def test_products_that_are_not_finite_are_a_breakdown():
+    with pytest.raises(Breakdown, match="not finite"):
+        krylov(Dense(torch.full((2, 2), torch.inf)), torch.ones(2))

@@ -1,0 +1,165 @@
+"""Levenberg–Marquardt: its steps against dense least squares, its rule, and the torch.optim protocol."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import precondlab as pl
+from precondlab.errors import Breakdown
+
+
+def make(seed=0, interior=60, boundary=16):
+    model = pl.models.mlp((2, 8, 1), seed=seed)
+    return model, pl.problems.poisson(dim=2).residual(model, interior=interior, boundary=boundary, seed=seed)
+
+
+def test_a_network_solves_poisson():
+    problem = pl.problems.poisson(dim=1)
+    model = pl.models.mlp((1, 12, 1), seed=0)
+    optimizer = pl.optim.LevenbergMarquardt(problem.residual(model, interior=80, weights={"interior": 1e-2}))
+    losses = [optimizer.step().item() for _ in range(40)]
+    assert losses[-1] < 1e-6 * losses[0]
+    assert problem.error(model) < 1e-3
+
+
+def test_a_linear_model_is_solved_in_a_few_steps():
+    model = pl.models.fourier(4)
+    problem = pl.problems.poisson(dim=1)
+    optimizer = pl.optim.LevenbergMarquardt(problem.residual(model, interior=30))
+    for _ in range(5):
+        optimizer.step()
+    assert problem.error(model) < 1e-12
+
+
+@pytest.mark.parametrize("solver", ["dense", "krylov"])
+def test_every_step_keeps_its_promise(solver):
+    _, r = make()
+    optimizer = pl.optim.LevenbergMarquardt(r, solver=solver, ratio=0.3, maxiter=40)
+    for _ in range(8):
+        before = r.value
+        loss = optimizer.step().item()
+        done = optimizer.diagnostics
+        after = 0.5 * r.value.square().sum().item()
+        assert loss == pytest.approx(0.5 * before.square().sum().item(), rel=1e-12)
+        assert after == pytest.approx(done.reached, rel=1e-9)
+        assert done.accepted and done.ratio >= 0.3
+        assert done.solver == solver
+
+
+def test_the_step_is_the_damped_least_squares_solution_where_the_map_is_linear():
+    generator = torch.Generator().manual_seed(3)
+    M = torch.randn(9, 4, dtype=torch.float64, generator=generator)
+    b = torch.randn(9, dtype=torch.float64, generator=generator)
+    a = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    optimizer = pl.optim.LevenbergMarquardt(pl.Map(lambda p: M @ p["a"] - b, {"a": a}))
+    optimizer.step()
+    mu = optimizer.diagnostics.damping
+    augmented = np.vstack([M.numpy(), math.sqrt(mu) * np.eye(4)])
+    expected = np.linalg.lstsq(augmented, np.concatenate([b.numpy(), np.zeros(4)]), rcond=None)[0]
+    assert np.abs(a.detach().numpy() - expected).max() <= 1e-12 * np.abs(expected).max()
+    assert optimizer.diagnostics.ratio == pytest.approx(1)
+
+
+def test_rosenbrock_is_solved_through_its_valley():
+    a = torch.tensor([-1.2, 1.0], dtype=torch.float64, requires_grad=True)
+    r = pl.Map(lambda p: torch.stack([10 * (p["a"][1] - p["a"][0] ** 2), 1 - p["a"][0]]), {"a": a})
+    optimizer = pl.optim.LevenbergMarquardt(r)
+    for _ in range(25):
+        optimizer.step()
+    assert (a - 1).abs().max() < 1e-12
+
+
+def test_at_a_minimum_no_step_is_taken_and_said_so():
+    a = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
+    optimizer = pl.optim.LevenbergMarquardt(pl.Map(lambda p: torch.stack([p["a"] - 2, p["a"] * 0 + 1]), {"a": a}))
+    assert optimizer.step().item() == 0.5
+    assert optimizer.diagnostics.limit == "stationary"
+    assert not optimizer.diagnostics.accepted
+    assert a.item() == 2.0
+
+
+def test_rank_deficiency_is_reported_and_harmless():
+    a = torch.tensor([1.0, 1.0], dtype=torch.float64, requires_grad=True)
+    optimizer = pl.optim.LevenbergMarquardt(pl.Map(lambda p: (p["a"].sum() - 5) * torch.ones(3).double(), {"a": a}))
+    for _ in range(4):
+        optimizer.step()
+    assert optimizer.diagnostics.rank == 1
+    torch.testing.assert_close(a.detach(), torch.full((2,), 2.5, dtype=torch.float64))
+
+
+def test_rows_beyond_the_memory_budget_give_the_same_steps():
+    _, whole = make()
+    _, pieces = make()
+    one = pl.optim.LevenbergMarquardt(whole)
+    other = pl.optim.LevenbergMarquardt(pieces, memory_budget=60_000)
+    for _ in range(3):
+        torch.testing.assert_close(one.step(), other.step(), rtol=1e-6, atol=0)
+
+
+def test_state_dict_resumes_bit_for_bit():
+    model, r = make(1)
+    optimizer = pl.optim.LevenbergMarquardt(r)
+    for _ in range(3):
+        optimizer.step()
+    twin, r_twin = make(2, interior=60)
+    r_twin = pl.problems.poisson(dim=2).residual(twin, interior=60, boundary=16, seed=1)
+    resumed = pl.optim.LevenbergMarquardt(r_twin)
+    twin.load_state_dict(model.state_dict())
+    resumed.load_state_dict(optimizer.state_dict())
+    for _ in range(3):
+        assert torch.equal(optimizer.step(), resumed.step())
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def test_a_deep_copy_goes_its_own_way():
+    model, r = make(1)
+    optimizer = pl.optim.LevenbergMarquardt(r)
+    optimizer.step()
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    twin = copy.deepcopy(optimizer)
+    losses = [twin.step().item() for _ in range(2)]
+    assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
+    assert [optimizer.step().item() for _ in range(2)] == losses
+
+
+def test_a_closure_is_called_and_the_residual_can_be_replaced():
+    model, r = make()
+    optimizer = pl.optim.LevenbergMarquardt(r)
+    called = []
+    optimizer.step(lambda: called.append(torch.is_grad_enabled()))
+    assert called == [True]
+    optimizer.residual = pl.problems.poisson(dim=2).residual(model, interior=50, boundary=16, seed=7)
+    optimizer.step()
+    with pytest.raises(ValueError, match="same model"):
+        optimizer.residual = make(1)[1]
+
+
+def test_a_loss_that_is_not_finite_leaves_the_parameters_alone():
+    a = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+    optimizer = pl.optim.LevenbergMarquardt(pl.Map(lambda p: p["a"].log() - 1, {"a": a}))
+    optimizer.step()
+    with torch.no_grad():
+        a.fill_(-1.0)
+    with pytest.raises(Breakdown, match="not finite"):
+        optimizer.step()
+    assert a.item() == -1.0
+
+
+def test_a_trial_that_is_not_finite_is_a_trial_that_failed():
+    a = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
+    optimizer = pl.optim.LevenbergMarquardt(pl.Map(lambda p: p["a"].sqrt() - 3e-4, {"a": a}))  # a < 0 is not a number
+    for _ in range(60):
+        optimizer.step()
+    assert a.item() == pytest.approx(9e-8, rel=1e-6)
+
+
+def test_bad_arguments_are_refused():
+    _, r = make()
+    with pytest.raises(ValueError, match=r"ratios should be in \(0, 1\)"):
+        pl.optim.LevenbergMarquardt(r, ratio=1.5)
+    other = pl.Map(lambda p: p["a"], {"a": torch.ones(2, requires_grad=True)})
+    with pytest.raises(ValueError, match="other parameters"):
+        pl.optim.LevenbergMarquardt(r).load_state_dict(pl.optim.LevenbergMarquardt(other).state_dict())
