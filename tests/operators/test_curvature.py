@@ -1,5 +1,8 @@
 """Hessian and GGN against dense derivatives by torch.autograd.functional."""
 
+from fnmatch import fnmatch
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -110,6 +113,165 @@ def test_mean_squared_error_has_a_hessian():  # forward over reverse fails on it
 def test_a_parameter_without_influence_is_an_exact_zero():
     H = pl.Hessian(lambda p: (p["a"] ** 3).sum(), {"a": torch.ones(2), "unused": torch.ones(2)})
     torch.testing.assert_close(H.dense(), torch.diag(torch.tensor([6.0, 6.0, 0.0, 0.0])))
+
+
+class Tokens(nn.Module):
+    """Token ids in, scores of the next token out, with the embedding tied to the output; as Hugging Face calls it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(7, 4, dtype=F64)
+        self.mix = nn.Linear(4, 4, dtype=F64)
+        self.head = nn.Linear(4, 7, bias=False, dtype=F64)
+        self.head.weight = self.embed.weight
+        self.spare = nn.Linear(2, 2, dtype=F64)
+
+    def forward(self, input_ids, labels=None):
+        return SimpleNamespace(logits=self.head(torch.tanh(self.mix(self.embed(input_ids)))))
+
+
+def token_loss(outputs, batch):
+    scores = getattr(outputs, "logits", outputs)
+    return nn.functional.cross_entropy(scores.flatten(0, 1), batch["labels"].flatten())
+
+
+def dense_hessian(model, loss):
+    """Of a loss of the trainable parameters."""
+    space, theta = flat(model)
+    return torch.autograd.functional.hessian(lambda t: loss(space.unravel(t)), theta)
+
+
+CROSS = nn.functional.cross_entropy
+curvatures = pytest.mark.parametrize("curvature", [pl.GGN, pl.Hessian.of_model], ids=["ggn", "hessian"])
+
+
+@curvatures
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("options", [{}, {"microbatch": 3}, {"microbatch": 2, "memory_budget": 0}], ids=str)
+def test_any_form_of_the_data_gives_the_same_operator(curvature, reduction, options):
+    model, (X, y), loss_fn = network(), data(), nn.CrossEntropyLoss(reduction=reduction)
+    expected = (
+        dense_ggn(model, loss_fn, X, y)
+        if curvature is pl.GGN
+        else dense_hessian(model, lambda p: loss_fn(functional_call(model, p, (X,)), y))
+    )
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, y), batch_size=4)
+    for given in ((X, y), loader, [[X[:7], y[:7]], [X[7:], y[7:]]], (((X,), y),)):
+        A = curvature(model, loss_fn, given, **options)
+        torch.testing.assert_close(A.dense(), expected)
+        assert ("100% rebuilt" in repr(A)) == ("memory_budget" in options)
+        assert (A.kept_bytes == 0) == ("memory_budget" in options)
+
+
+@curvatures
+def test_what_does_not_fit_the_budget_is_made_again(curvature):
+    model, (X, y) = Attention(), data(12)
+    batches = list(zip(X.split(3), y.split(3), strict=True))
+    whole = curvature(model, CROSS, batches)
+    tight = curvature(model, CROSS, batches, memory_budget=whole.kept_bytes // 2)
+    assert 0 < tight.kept_bytes <= whole.kept_bytes // 2
+    assert "50% rebuilt" in repr(tight)
+    torch.testing.assert_close(tight.dense(), whole.dense())
+    pl.testing.check_operator(tight)
+
+
+@curvatures
+@pytest.mark.parametrize("model", [network(), Attention()], ids=["jets", "graph"])
+def test_parameters_are_chosen_by_name(curvature, model):
+    X, y = data()
+    whole = curvature(model, CROSS, (X, y))
+    names = list(whole.domain.shapes)
+    for patterns in ("*.weight", [names[-1]], [names[0], names[-1]], "*"):
+        A = curvature(model, CROSS, (X, y), params=patterns)
+        given = [patterns] if isinstance(patterns, str) else patterns
+        kept = [name for name in names if any(fnmatch(name, pattern) for pattern in given)]
+        assert list(A.domain.shapes) == kept
+        rows = torch.cat([torch.arange(whole.domain.size)[whole.domain.slices[name]] for name in kept])
+        torch.testing.assert_close(A.dense(), whole.dense()[rows][:, rows])
+    with pytest.raises(ValueError, match=r"\['block'\] match no trainable parameter; there are"):
+        curvature(model, CROSS, (X, y), params=["*", "block"])
+
+
+@curvatures
+def test_token_ids_mappings_tied_and_unused_parameters(curvature):
+    torch.manual_seed(0)
+    model = Tokens()
+    ids = torch.randint(7, (5, 3))
+    labels = torch.randint(7, (5, 3))
+    batches = [{"input_ids": ids[:2], "labels": labels[:2]}, {"input_ids": ids[2:], "labels": labels[2:]}]
+    A = curvature(model, token_loss, batches)
+    assert A.unused == ("spare.weight", "spare.bias")
+    assert "unused: spare.weight, spare.bias" in repr(A)
+    assert "head.weight" not in A.domain.shapes
+    space, theta = flat(model)
+
+    def outputs(t):
+        return functional_call(model, space.unravel(t), (ids,)).logits
+
+    def loss(scores):
+        return token_loss(scores, {"labels": labels})
+
+    expected = torch.autograd.functional.hessian(lambda t: loss(outputs(t)), theta)
+    if curvature is pl.GGN:
+        J = torch.autograd.functional.jacobian(outputs, theta).reshape(-1, len(theta))
+        H = torch.autograd.functional.hessian(loss, outputs(theta)).reshape(len(J), len(J))
+        expected = J.T @ H @ J
+    torch.testing.assert_close(A.dense(), expected)
+    alone = batches[0]
+    torch.testing.assert_close(
+        curvature(model, token_loss, alone, microbatch=1).dense(), curvature(model, token_loss, alone).dense()
+    )
+
+
+def test_parameters_that_do_nothing_are_zeros():
+    class Spare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.spare = network(), nn.Linear(1, 1, dtype=F64)
+
+        def forward(self, x):
+            return self.net(x)
+
+    X, y = data()
+    G = pl.GGN(Spare(), CROSS, (X, y))
+    assert G.unused == ("spare.weight", "spare.bias")
+    assert not G.dense()[-2:].any()
+    alone = pl.GGN(Spare(), CROSS, (X, y), params="spare.*")
+    assert not alone.dense().any()
+    assert alone.unused == tuple(alone.domain.shapes)
+    with pytest.raises(ValueError, match="does not depend"):
+        pl.Hessian.of_model(Spare(), CROSS, (X, y), params="spare.*")
+
+
+@curvatures
+def test_what_mixes_samples_is_not_split(curvature):
+    X, y = data()
+    with pytest.raises(ValueError, match="mixes samples"):
+        curvature(Attention(), CROSS, (X, y), microbatch=3)
+    weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 20.0], dtype=F64))
+    with pytest.raises(ValueError, match="mixes samples"):
+        curvature(network(), weighted, (X, y), microbatch=3)
+
+
+@curvatures
+def test_data_mistakes_are_refused(curvature):
+    model, (X, y) = network(), data()
+    with pytest.raises(TypeError, match="got Tensor"):
+        curvature(model, CROSS, X)
+    with pytest.raises(TypeError, match=r"\(inputs, targets\) or a mapping"):
+        curvature(model, CROSS, [(X, y, y)])
+    with pytest.raises(TypeError, match="first axis"):
+        curvature(model, CROSS, [("text", y)])
+    with pytest.raises(ValueError, match="no sample"):
+        curvature(model, CROSS, (X[:0], y[:0]))
+    with pytest.raises(ValueError, match="microbatch ≥ 1"):
+        curvature(model, CROSS, (X, y), microbatch=0)
+    with pytest.raises(ValueError, match="the loss is nan"):
+        curvature(model, CROSS, (X * float("nan"), y))
+    with pytest.raises(ValueError, match=r"model\.eval\(\)"):
+        curvature(nn.Sequential(network(), nn.Dropout()), CROSS, (X, y))
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        curvature(network().requires_grad_(False), CROSS, (X, y))
 
 
 def test_mistakes_are_refused():
