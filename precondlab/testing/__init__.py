@@ -18,9 +18,10 @@ from types import ModuleType
 
 from precondlab.testing import gallery
 from precondlab.testing.contract import Check, CheckFailed, check_operator, checks
+from precondlab.testing.faulty import Faulty, Injected
 from precondlab.testing.probe import tolerance
 
-__all__ = ["Check", "CheckFailed", "check_operator", "checks", "gallery", "tolerance"]
+__all__ = ["Check", "CheckFailed", "Faulty", "Injected", "check_operator", "checks", "gallery", "tolerance"]
 
 
 def __getattr__(name: str) -> ModuleType:

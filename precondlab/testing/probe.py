@@ -107,6 +107,7 @@ class Probe:
     def scale(self) -> float:
         """Allowed error of a product with a vector of norm 1."""
         gain = magnitude(self.A, self.generator)
+        self.require(math.isfinite(gain), "products are not finite")
         return tolerance(self.A.domain.dtype, gain=gain) if self.rtol is None else self.rtol * gain
 
     @property

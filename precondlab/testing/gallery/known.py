@@ -22,7 +22,7 @@ class Known:
     name
         Of the function that made it.
     operator
-        The operator, float64.
+        The operator.
     values
         All its eigenvalues (float64, descending) if it is declared symmetric, else all ``min(m, n)``
         singular values. Zeros are exact zeros.
@@ -60,7 +60,7 @@ class Known:
     @property
     def norm(self) -> float:
         """The spectral norm ``σ₁``."""
-        return float(np.abs(self.values).max())
+        return float(np.abs(self.values).max(initial=0.0))
 
     @property
     def rank(self) -> int:
@@ -69,12 +69,14 @@ class Known:
 
     @property
     def kappa(self) -> float:
-        """``σ₁ / σ_min(m, n)``: infinite if the rank is not full."""
-        return self.norm / smallest if (smallest := float(np.abs(self.values).min())) else math.inf
+        """``σ₁ / σ_min(m, n)``: infinite if the rank is not full, NaN for an operator that is zero or empty."""
+        if not self.rank:
+            return math.nan
+        return self.kappa_on_range if self.rank == len(self.values) else math.inf
 
     @property
     def kappa_on_range(self) -> float:
-        """``σ₁ / σ_rank``: the smallest singular value that is not zero."""
+        """``σ₁ / σ_rank``, with the smallest singular value that is not zero; NaN if all are."""
         return float(self.norm / self.singular_values[self.rank - 1]) if self.rank else math.nan
 
     def gram(self) -> Known:
@@ -86,5 +88,5 @@ class Known:
 
     def __repr__(self) -> str:
         kind = "eigenvalues" if self.operator.symmetric else "singular values"
-        ends = f"{self.values[0]:.6g} … {self.values[-1]:.6g}"
+        ends = " … ".join(f"{value:.6g}" for value in self.values[[0, -1]]) if len(self.values) else "none"
         return f"Known {self.name}: {self.operator!r}, {kind} {ends}, rank {self.rank}"

@@ -1,9 +1,8 @@
-"""Spectra, and random expressions of operators beside their matrices."""
+"""Random expressions of operators beside their matrices."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from hypothesis import strategies as st
@@ -14,58 +13,11 @@ from precondlab.operator import Operator, as_operator
 from precondlab.operators.gram import Gram, Kernel
 from precondlab.operators.structured import BlockDiagonal, Dense, Diagonal, HStack, Identity, LowRank, VStack
 from precondlab.space import Space
+from precondlab.testing.strategies.spectra import Draw, generators, spectra
 
-__all__ = ["generators", "operators", "spectra"]
+__all__ = ["operators"]
 
-Draw = Callable[..., Any]
 Pair = tuple[Operator, Tensor]
-
-
-def generators() -> st.SearchStrategy[torch.Generator]:
-    """Return a strategy for seeded torch generators.
-
-    >>> generators().filter(lambda generator: generator.initial_seed() >= 0).validate()
-    """
-    return st.integers(0, 2**32 - 1).map(lambda seed: torch.Generator().manual_seed(seed))
-
-
-@st.composite
-def spectra(
-    draw: Draw, *, min_size: int = 1, max_size: int = 12, condition: float = 1e12, signed: bool = False
-) -> Tensor:
-    """Draw eigenvalues or singular values ``[n]`` (float64, descending in size) that are hard in some way.
-
-    Uniform, log-uniform, powers ``i⁻ᵃ``, clusters with multiplicity, pairs with a tiny gap, an
-    isolated small value, exact zeros, Strakoš' spectrum; with mixed signs if ``signed``. The
-    largest is 1 in size, non-zero ones are at least ``1/condition``.
-    """
-    n = draw(st.integers(min_size, max_size))
-    kind = draw(st.sampled_from(["uniform", "log", "power", "cluster", "tight", "isolated", "zeros", "strakos"]))
-    generator = draw(generators())
-    u = torch.rand(n, dtype=torch.float64, generator=generator)
-    i = torch.arange(1, n + 1, dtype=torch.float64)
-    match kind:
-        case "uniform" | "zeros":
-            values = 0.1 + 0.9 * u
-        case "log":
-            values = condition**-u
-        case "power":
-            values = i ** -float(draw(st.integers(1, 4)))
-        case "cluster":
-            values = torch.where(u < 0.5, 1.0, 1e-3)
-        case "tight":
-            values = (1 - 0.5 * ((i - 1) // 2) / n) * (1 - (i % 2) * 10.0 ** -draw(st.integers(1, 15)))
-        case "isolated":
-            values = torch.cat([0.5 + 0.5 * u[1:], u.new_tensor([1e-7])])
-        case _:
-            low, rho = 1e-3, 0.8
-            values = low + (i - 1) / max(n - 1, 1) * (1 - low) * rho ** (n - i)
-    values = (values / values.max()).clamp(min=1 / condition).sort(descending=True).values
-    if kind == "zeros" and n > 1:
-        values[n - draw(st.integers(1, n - 1)) :] = 0
-    if signed:
-        values = values * torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
-    return values
 
 
 @st.composite

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from precondlab import problems as package
 from precondlab.map import Map
 from precondlab.problems import Problem
-from precondlab.testing.strategies.expressions import Draw, generators
+from precondlab.testing.strategies.spectra import Draw, generators
 
 __all__ = ["maps", "models", "problems"]
 
