@@ -11,10 +11,10 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 DDE_BACKEND
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env demo test lint format types check coverage notebooks peers clean
+.PHONY: help env demo test lint format types check coverage scipy-suites notebooks peers clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 env: $(READY) ## create .venv with the versions of constraints.txt, once
 
@@ -48,6 +48,9 @@ check: lint types test ## everything a change must pass
 
 coverage: $(READY) ## run the tests and list the lines they do not reach
 	$(PYTEST) --cov --cov-report=term tests precondlab $(ARGS)
+
+scipy-suites: $(READY) ## run SciPy's own tests, whole, with our operators in place of SciPy's; two minutes
+	SCIPY_SUITES=whole $(PYTEST) tests/contract/test_scipy_suites.py $(ARGS)
 
 notebooks: $(READY) ## bring each notebook's .py and .ipynb together, then run them
 	$(BIN)/jupytext --sync notebooks/*.py
