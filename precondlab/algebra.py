@@ -36,6 +36,11 @@ class Adjoint(Operator):
     def _adjoint(self) -> Operator:
         return self.parent
 
+    @cached_property
+    def inverse(self) -> Operator | None:
+        inverse = self.parent.inverse
+        return None if inverse is None else inverse.H
+
     def dense(self) -> Tensor:
         return self.parent.dense().mH
 
@@ -87,6 +92,11 @@ class Scaled(Operator):
     def sqrt(self) -> Operator | None:
         root = self.parent.sqrt if self.positive else None
         return None if root is None else Scaled(root, abs(self.factor) ** 0.5)
+
+    @cached_property
+    def inverse(self) -> Operator | None:
+        inverse = self.parent.inverse if self.factor != 0 else None
+        return None if inverse is None else Scaled(inverse, 1 / self.factor)
 
     def __repr__(self) -> str:
         return f"-{_atom(self.parent)}" if self.factor == -1 else f"{self.factor:.6g} * {_atom(self.parent)}"
@@ -171,6 +181,11 @@ class Product(Operator):
                 return None
             roots = [*roots, middle]
         return roots[0] if len(roots) == 1 else Product(*roots)
+
+    @cached_property
+    def inverse(self) -> Operator | None:
+        found = [inverse for factor in self.factors if (inverse := factor.inverse) is not None]
+        return Product(*reversed(found)) if len(found) == len(self.factors) else None
 
     def dense(self) -> Tensor:
         matrix = self.factors[-1].dense()

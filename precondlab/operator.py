@@ -77,6 +77,11 @@ class Operator(LinearOperator):
         """An operator S with ``S Sᴴ = A``, or None if none is known."""
         return None
 
+    @property
+    def inverse(self) -> Operator | None:
+        """``A⁻¹``, or None if no closed form is known."""
+        return None
+
     # What the algebra calls -----------------------------------------------------------------
 
     def forward(self, V: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from precondlab.errors import Breakdown, NotPositive
+from precondlab.krylov.basis import Basis, require_finite
 from precondlab.operator import Operator
 from precondlab.space import Space
 
@@ -28,12 +29,16 @@ class Tridiagonalization:
         Whether β_k is zero to round-off: the start vector spans an invariant subspace of dimension k.
     norm
         Norm of the start vector.
+    defect
+        Largest deviation of a computed ``qᵢᴴ A qⱼ`` from the symmetric tridiagonal form: the round-off and noise
+        of the products, or how far A is from symmetric.
     """
 
     diagonal: np.ndarray
     offdiagonal: np.ndarray
     exhausted: bool
     norm: float
+    defect: float
 
     def eigh(self) -> tuple[np.ndarray, np.ndarray]:
         """Return Ritz values, ascending, and the eigenvectors of T_k as columns."""
@@ -53,11 +58,15 @@ class Bidiagonalization:
         α_1 … α_k and β_1 … β_k; β_k belongs to the next vector.
     exhausted
         Whether β_k is zero to round-off: the singular values are then some of J's, up to round-off.
+    defect
+        Largest deviation of a computed ``uᵢᴴ J vⱼ``, ``vᵢᴴ Jᴴ uⱼ`` from the bidiagonal form: the round-off and noise
+        of the products, or how far Jᴴ is from the adjoint of J.
     """
 
     diagonal: np.ndarray
     superdiagonal: np.ndarray
     exhausted: bool
+    defect: float
 
     def svd(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the singular values of B_k, descending, and the residual norm ``‖Jᵀu − θv‖`` of each."""
@@ -95,29 +104,31 @@ def lanczos(A: Operator, start: Tensor, *, num_matvecs: int, M: Operator | None 
     if norm == 0:
         raise Breakdown("lanczos: the start vector is zero; give one with a component in the range of the operator")
     limit = min(num_matvecs, space.size)
-    Q = space.zeros(limit)
-    Z = Q if M is None else space.zeros(limit)
+    Q = _columns(space, limit)
+    Z = Q if M is None else _columns(space, limit)
     alphas: list[float] = []
     betas: list[float] = []
-    beta, scale = norm, 0.0
+    beta, scale, defect = norm, 0.0, 0.0
     for k in range(limit):
         Q[:, k] = w / beta
         if M is not None:
             Z[:, k] = z / beta
         w = A.forward(Z[:, k : k + 1])[:, 0]
-        _require_finite(w, A, k)
+        require_finite(w, A, k + 1)
         basis, dual = Q[:, : k + 1], Z[:, : k + 1]
         coefficients = space.inner(dual, w[:, None])
         w = w - (basis @ coefficients)[:, 0]
         again = space.inner(dual, w[:, None])
         w = w - (basis @ again)[:, 0]
-        alphas.append((coefficients + again)[-1, 0].real.item())
+        coefficients = coefficients + again
+        alphas.append(coefficients[-1, 0].real.item())
+        defect = max(defect, _deviation(coefficients[:-1, 0], betas[-1:]))
         z = w if M is None else M.forward(w[:, None])[:, 0]
         beta = _norm(space, w, z)
         scale = max(scale, abs(alphas[-1]), beta)
         betas.append(beta)
         exhausted = k + 1 == space.size or beta <= 10 * space.eps * scale * (k + 1) ** 0.5
-        yield Tridiagonalization(np.array(alphas), np.array(betas), exhausted, norm)
+        yield Tridiagonalization(np.array(alphas), np.array(betas), exhausted, norm, defect)
         if exhausted:
             return
 
@@ -142,44 +153,46 @@ def golub_kahan(J: Operator, start: Tensor, *, num_matvecs: int) -> Iterator[Bid
     >>> B.svd()[0].round(5)
     array([2., 1.])
     """
-    domain, codomain = J.domain, J.codomain
-    limit = min(num_matvecs, domain.size)
-    V, U = domain.zeros(limit), codomain.zeros(limit)
-    v = start.to(domain.device, domain.dtype)
-    beta = v.norm().item()
-    if beta == 0:
+    limit = min(num_matvecs, J.domain.size)
+    right, left = Basis(J.domain, limit + 1), Basis(J.codomain, limit)
+    if not right.append(start.to(J.domain.device, J.domain.dtype)[:, None])[1].any():
         raise Breakdown("golub_kahan: the start vector is zero; give a non-zero one")
     alphas: list[float] = []
     betas: list[float] = []
-    scale = 0.0
+    defect, scale = 0.0, 0.0
     for k in range(limit):
-        V[:, k] = v / beta
-        u = J.forward(V[:, k : k + 1])[:, 0]
-        _require_finite(u, J, k)
-        u = _orthogonalize(codomain, u, U[:, :k])
-        alpha = u.norm().item()
-        scale = max(scale, alpha)
-        if alpha > 10 * domain.eps * scale:
-            U[:, k] = u / alpha
-            v = J.backward(U[:, k : k + 1])[:, 0]
-            _require_finite(v, J, k)
-            v = _orthogonalize(domain, v, V[:, : k + 1])
-            beta = v.norm().item()
+        u = J.forward(right.vectors[:, k:].contiguous())
+        require_finite(u, J, k + 1)
+        C, alpha = left.append(u, scale=scale)
+        defect = max(defect, _deviation(C[:, 0], betas[-1:]))
+        alphas.append(alpha[0, 0].real.item() if len(alpha) else 0.0)
+        if len(alpha):
+            v = J.backward(left.vectors[:, k:].contiguous())
+            require_finite(v, J, k + 1)
+            C, beta = right.append(v, scale=scale)
+            defect = max(defect, _deviation(C[:, 0], alphas[-1:]))
+            betas.append(beta[0, 0].real.item() if len(beta) else 0.0)
         else:  # J v_k depends on the columns before: J is singular on the Krylov space
-            beta = 0.0
-        scale = max(scale, beta)
-        alphas.append(alpha)
-        betas.append(beta)
-        exhausted = k + 1 == domain.size or beta <= 10 * domain.eps * scale * (k + 1) ** 0.5
-        yield Bidiagonalization(np.array(alphas), np.array(betas), exhausted)
+            betas.append(0.0)
+        scale = max(scale, alphas[-1], betas[-1])
+        exhausted = betas[-1] == 0
+        yield Bidiagonalization(np.array(alphas), np.array(betas), exhausted, defect)
         if exhausted:
             return
 
 
-def _orthogonalize(space: Space, w: Tensor, basis: Tensor) -> Tensor:
-    for _ in range(2):
-        w = w - (basis @ space.inner(basis, w[:, None]))[:, 0]
-    return w
+def _columns(space: Space, count: int) -> Tensor:
+    """Return room for columns: contiguous, and memory is touched only when one is written."""
+    return torch.empty(count, space.size, dtype=space.dtype, device=space.device).T
+
+
+def _deviation(found: Tensor, last: list[float]) -> float:
+    """Return the largest deviation of coefficients from ``(0, …, 0, last)``."""
+    if not len(found):
+        return 0.0
+    deviation = found.clone()
+    deviation[-1] -= last[0]
+    return deviation.abs().max().item()
 
 
 def _norm(space: Space, w: Tensor, z: Tensor) -> float:
@@ -187,8 +200,3 @@ def _norm(space: Space, w: Tensor, z: Tensor) -> float:
     if square < -10 * space.eps * w.norm().item() * z.norm().item():
         raise NotPositive("lanczos: the preconditioner is not positive: wᵀMw < 0 for a vector w of the recurrence")
     return max(square, 0.0) ** 0.5
-
-
-def _require_finite(w: Tensor, A: Operator, step: int) -> None:
-    if not torch.isfinite(w).all():
-        raise Breakdown(f"product {step + 1} with {A!r} is not finite; check the model and its residual at this point")

@@ -64,6 +64,10 @@ class Identity(Operator):
     def sqrt(self) -> Operator:
         return self
 
+    @property
+    def inverse(self) -> Operator:
+        return self
+
 
 class Diagonal(Operator):
     """Multiplication by a vector ``[n]``, entry by entry; positive if its entries are ≥ 0.
@@ -89,6 +93,10 @@ class Diagonal(Operator):
     @cached_property
     def sqrt(self) -> Operator | None:
         return Diagonal(self.entries.sqrt()) if self.positive else None
+
+    @cached_property
+    def inverse(self) -> Operator | None:
+        return Diagonal(1 / self.entries) if self.entries.all() else None
 
 
 class LowRank(Operator):
@@ -219,6 +227,11 @@ class BlockDiagonal(Operator):
     def sqrt(self) -> Operator | None:
         roots = [root for part in self.parts if (root := part.sqrt) is not None]
         return BlockDiagonal(*roots) if len(roots) == len(self.parts) else None
+
+    @cached_property
+    def inverse(self) -> Operator | None:
+        found = [inverse for part in self.parts if (inverse := part.inverse) is not None]
+        return BlockDiagonal(*found) if len(found) == len(self.parts) else None
 
 
 def _space(size: int, like: Tensor | Space) -> Space:

@@ -18,7 +18,7 @@ class Preconditioner(Operator):
 
     Parameters
     ----------
-    inverse
+    operator
         The operator M; its factor S with ``S Sᴴ = M``, if it has one, is that of the preconditioner.
     name, facts
         For the repr.
@@ -34,23 +34,27 @@ class Preconditioner(Operator):
     """
 
     def __init__(
-        self, inverse: Operator, name: str, *facts: str, setup_matvecs: int, space: Space | None = None
+        self, operator: Operator, name: str, *facts: str, setup_matvecs: int, space: Space | None = None
     ) -> None:
-        space = inverse.domain if space is None else space
-        super().__init__(space, space, symmetric=inverse.symmetric, positive=inverse.positive)
-        self.inverse = inverse
+        space = operator.domain if space is None else space
+        super().__init__(space, space, symmetric=operator.symmetric, positive=operator.positive)
+        self.operator = operator
         self.setup_matvecs = setup_matvecs
         self._name, self._facts = name, facts
 
     def _apply(self, V: Tensor) -> Tensor:
-        return self.inverse.forward(V)
+        return self.operator.forward(V)
 
     def _apply_adjoint(self, U: Tensor) -> Tensor:
-        return self.inverse.backward(U)
+        return self.operator.backward(U)
 
     @property
     def sqrt(self) -> Operator | None:
-        return self.inverse.sqrt
+        return self.operator.sqrt
+
+    @property
+    def inverse(self) -> Operator | None:
+        return self.operator.inverse
 
     def __repr__(self) -> str:
         m, n = self.shape

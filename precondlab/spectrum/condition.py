@@ -5,29 +5,30 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
 
-from precondlab.errors import Breakdown, NotPositive, Status
-from precondlab.krylov import golub_kahan, lanczos
+from precondlab.errors import NotPositive, Status
 from precondlab.operator import Operator, as_operator
+from precondlab.operators import Identity
+from precondlab.spectrum.bounds import component_quantile
+from precondlab.spectrum.ends import Ends, dense_ends, krylov_ends
+from precondlab.spectrum.through_inverse import inverse_ends
 
 __all__ = ["Condition", "ConditionStatus", "condition"]
 
 _DENSE_SIZE = 3000  # smaller dimension up to which a dense factorization is affordable …
 _DENSE_BYTES = 2**30  # … and the memory it may take
 _DEFAULT_STEPS = 200  # Krylov steps beyond that
-_CONVERGED = 1e-10  # relative residual at which both ends of the spectrum stop moving
 
 
 class ConditionStatus(Status):
     """What `condition` found out; the value is advice."""
 
-    OK = "the interval holds the condition number, up to the stated round-off"
+    OK = "the interval holds the condition number, with the stated confidence and up to the stated round-off"
     LOWER_BOUND = (
-        "products alone bound κ from below only: the smallest eigenvalue may not have been seen. Give a "
-        "preconditioner, or raise num_matvecs to the size of the operator"
+        "products alone bound κ from below only: the smallest eigenvalue may not have been seen. Give an "
+        "approximate_inverse, a damping, or raise num_matvecs to the size of the operator"
     )
     SINGULAR = (
         "numerically singular: κ is infinite or not resolved. Use .rank and .resolved (κ on the resolved "
@@ -43,9 +44,10 @@ class Condition:
     Attributes
     ----------
     lower
-        Lower bound on κ, always valid up to round-off (which is subtracted).
+        Lower bound on κ, always valid: round-off is subtracted.
     upper
-        Upper bound on κ, or infinity where products cannot know or the operator is singular.
+        Upper bound on κ that holds with probability ``confidence`` over the random start vector; infinite where
+        products cannot know or the operator is singular.
     estimate
         Best single guess; infinite for a numerically singular operator.
     resolved
@@ -56,15 +58,17 @@ class Condition:
     size
         Dimension of the space.
     largest, smallest
-        Extreme eigenvalues of A (singular values for an operator not declared positive), as found.
+        Extreme eigenvalues of A (singular values for an operator not declared positive), as found, damping included.
     noise_floor
-        Size below which an eigenvalue is not distinguished from round-off.
+        Size below which an eigenvalue is not distinguished from round-off and from the noise seen in the products.
+    confidence
+        Probability with which ``upper`` holds: 1 where nothing is random.
     status
         What happened; ``status.ok`` and ``status.advice``.
     num_matvecs
         Products with A used (one with J and one with Jᵀ count as one; a dense J counts its columns).
     method
-        ``"dense"``, ``"golub-kahan"`` or ``"lanczos"``.
+        ``"dense"``, ``"golub-kahan"``, ``"lanczos"`` or ``"inverse"``.
     """
 
     lower: float
@@ -76,6 +80,7 @@ class Condition:
     largest: float
     smallest: float
     noise_floor: float
+    confidence: float
     status: ConditionStatus
     num_matvecs: int
     method: str
@@ -110,30 +115,43 @@ def condition(
     /,
     *,
     preconditioner: Operator | None = None,
+    approximate_inverse: Operator | None = None,
+    damping: float = 0.0,
     num_matvecs: int | None = None,
+    confidence: float = 0.95,
     generator: torch.Generator | None = None,
 ) -> Condition:
     """Enclose the condition number of an operator.
 
     For a positive operator ``κ = λ_max / λ_min``, for any other one ``σ_max / σ_min``. If
     ``A = S Sᴴ`` is known, as for ``Gram(J)``, the work is done on S, which resolves κ up to
-    about ``1/ε²`` instead of ``1/ε``. With a preconditioner ``M ≈ A⁻¹`` the number is that of
-    ``M A``: of ``PᵀAP`` if ``M = PPᵀ`` is known, else in the inner product of ``M⁻¹``.
+    about ``1/ε²`` instead of ``1/ε``.
 
-    Small operators are factorized densely: the interval is then the round-off of the
-    factorization. Large ones are projected on a Krylov space from a random vector: Ritz
-    values lie inside the spectrum, so their ratio bounds κ from below; the upper bound is
-    infinite unless the space is exhausted.
+    * Small operators are factorized densely: the interval is then the round-off of the factorization.
+    * Large ones are projected on a Krylov space from a random vector. Ritz values lie inside the spectrum, so
+      their ratio bounds κ from below. What the space has not seen is bounded by the size of its residual polynomial
+      (:func:`~precondlab.spectrum.bounds.beyond`), with probability ``confidence``: the largest eigenvalue
+      always, the smallest only once the recurrence has come near to it, after about n steps or ``√κ ln n``.
+      Until then the upper bound is infinite.
+    * With an approximate inverse the small end is found by Lanczos on A⁻¹, each product a preconditioned solve:
+      the way to κ beyond 1e8 in tens of products.
 
     Parameters
     ----------
     A
         An operator, or SciPy's.
     preconditioner
-        A positive operator approximating ``A⁻¹``.
+        A positive operator ``M ≈ A⁻¹``: the number is that of ``M A``, of ``PᵀAP`` if ``M = PPᵀ`` is known,
+        else in the inner product of ``M⁻¹`` (then without an upper bound from a Krylov space).
+    approximate_inverse
+        A positive operator ``M ≈ A⁻¹`` used inside solves: the number is that of A itself.
+    damping
+        μ ≥ 0: the number is that of ``A + μI`` for positive A, whose eigenvalues are at least μ.
     num_matvecs
         Budget of products; by default as many as a dense factorization needs where that is
         affordable, else 200.
+    confidence
+        Probability with which the upper bound should hold.
     generator
         For the random start vector.
 
@@ -141,11 +159,15 @@ def condition(
     ------
     NotPositive
         If A or M is declared positive and is not.
+    NotSymmetric
+        If A is declared symmetric and is not, or its adjoint products are wrong.
     Breakdown
         If a product is not finite.
 
-    Cost: min(m, n) products and a dense factorization, or one product per Krylov step.
-    Reference: Golub & Van Loan, Matrix Computations, 4th ed., §10.4.
+    Cost: min(m, n) products and a dense factorization, or one product per Krylov step; memory for as many
+    vectors. Symmetry, noise, positivity and finiteness are checked from the recurrence itself.
+    References: Golub & Van Loan, Matrix Computations, 4th ed., §10.4; Hochstenbach (2013),
+    doi:10.1553/etna_vol40s100; Gaaf & Hochstenbach (2015), doi:10.1137/140975218.
 
     >>> from precondlab.operators import Diagonal
     >>> print(condition(Diagonal(torch.tensor([1.0, 4.0], dtype=torch.float64))).check())
@@ -154,25 +176,52 @@ def condition(
     A = as_operator(A)
     if num_matvecs is not None and num_matvecs < 1:
         raise ValueError(f"condition: num_matvecs should be ≥ 1, got {num_matvecs}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"condition: confidence should lie between 0 and 1, got {confidence}")
+    if not 0 <= damping < math.inf or (damping and not A.positive):
+        raise ValueError(f"condition: damping should be ≥ 0 and needs a positive operator, got {damping} for {A!r}")
+    for M in (preconditioner, approximate_inverse):
+        _check_preconditioner(A, M)
+    if approximate_inverse is not None:
+        if preconditioner is not None:
+            raise ValueError("condition: give either a preconditioner (κ of M A) or an approximate_inverse (κ of A)")
+        damped = as_operator(A + damping * Identity(A.domain)) if damping else A
+        budget = _DEFAULT_STEPS if num_matvecs is None else num_matvecs
+        ends = inverse_ends(damped, approximate_inverse, budget, 1 - confidence, generator)
+        return _result(ends, damped, 1, A.shape[1], 0.0, confidence)
+    if damping and preconditioner is not None:
+        A, damping = as_operator(A + damping * Identity(A.domain)), 0.0
     target, M, power = _target(A, preconditioner)
     m, n = target.shape
     wanted = min(m, n)
     dense = wanted <= _DENSE_SIZE and m * n * target.domain.dtype.itemsize <= _DENSE_BYTES
     if dense and (num_matvecs is None or num_matvecs >= wanted):
-        return _dense(target, M, power, A.shape[1])
-    steps = _DEFAULT_STEPS if num_matvecs is None else num_matvecs
-    return _krylov(target, M, power, A.shape[1], steps, generator)
+        return _result(dense_ends(target, M), target, power, A.shape[1], damping, 1.0)
+    component = component_quantile(n, (1 - confidence) / 2, complex=target.domain.dtype.is_complex)
+    ends = krylov_ends(
+        target,
+        M,
+        start=target.domain.random(generator=generator),
+        num_matvecs=_DEFAULT_STEPS if num_matvecs is None else num_matvecs,
+        component=None if M is not None else component,
+    )
+    return _result(ends, target, power, A.shape[1], damping, confidence)
 
 
-def _target(A: Operator, M: Operator | None) -> tuple[Operator, Operator | None, int]:
-    """Return the operator to project, a preconditioner left over, and the power that κ is of its own κ."""
-    if M is not None and (M.shape != A.shape or not M.positive):
+def _check_preconditioner(A: Operator, M: Operator | None) -> None:
+    if M is None:
+        return
+    if M.shape != A.shape or not M.positive:
         raise ValueError(
             f"condition: expected a positive preconditioner of shape {A.shape}, got {M!r} of shape {M.shape}; "
             "declare it with positive=True"
         )
-    if M is not None and not A.positive:
+    if not A.positive:
         raise ValueError(f"condition: a preconditioner needs a positive operator, got {A!r}; declare positive=True")
+
+
+def _target(A: Operator, M: Operator | None) -> tuple[Operator, Operator | None, int]:
+    """Return the operator to project, a preconditioner left over, and the power that κ is of its own κ."""
     left = A.sqrt if A.positive else None
     right = None if M is None else M.sqrt
     if left is not None:
@@ -185,91 +234,44 @@ def _target(A: Operator, M: Operator | None) -> tuple[Operator, Operator | None,
     return A, M, 1
 
 
-def _dense(target: Operator, M: Operator | None, power: int, size: int) -> Condition:
-    matrix = _finite(target.dense(), target)
-    if M is not None:
-        factor, info = torch.linalg.cholesky_ex(_finite(M.dense(), M))
-        if info.item():
-            raise NotPositive(f"condition: the preconditioner {M!r} is not positive definite")
-        matrix = factor.mH @ matrix @ factor
-    if target.positive:
-        values = torch.linalg.eigvalsh((matrix + matrix.mH) / 2).flip(0)
-    else:
-        values = torch.linalg.svdvals(matrix)
-    values = values.double().cpu().numpy()
-    products = min(target.shape)
-    padded = np.concatenate([values, np.zeros(size - len(values))])  # fewer rows than columns: exact zeros
-    return _result(padded, target, power, size, products, "dense", complete=True)
-
-
-def _krylov(
-    target: Operator, M: Operator | None, power: int, size: int, steps: int, generator: torch.Generator | None
-) -> Condition:
-    start = target.domain.random(generator=generator)
-    values, exhausted, products = np.zeros(1), False, 0
-    if target.positive:
-        for T in lanczos(target, start, num_matvecs=steps, M=M):
-            ascending, vectors = T.eigh()
-            values, residuals = ascending[::-1], np.abs(T.offdiagonal[-1] * vectors[-1, ::-1])
-            exhausted, products = T.exhausted, len(T.diagonal)
-            if _converged(values, residuals):
-                break
-    else:
-        for B in golub_kahan(target, start, num_matvecs=steps):
-            values, residuals = B.svd()
-            exhausted, products = B.exhausted, len(B.diagonal)
-            if _converged(values, residuals):
-                break
-    if exhausted and target.shape[0] < target.shape[1]:
-        values = np.append(values, 0.0)
-    method = "lanczos" if target.positive else "golub-kahan"
-    return _result(values, target, power, size, products, method, complete=exhausted)
-
-
-def _converged(values: np.ndarray, residuals: np.ndarray) -> bool:
-    return len(values) > 1 and bool(residuals[0] <= _CONVERGED * values[0] and residuals[-1] <= _CONVERGED * values[-1])
-
-
-def _result(
-    values: np.ndarray, target: Operator, power: int, size: int, products: int, method: str, *, complete: bool
-) -> Condition:
-    """Turn the found values, descending, of a target with ``κ = κ(target)^power`` into an interval."""
+def _result(ends: Ends, target: Operator, power: int, size: int, damping: float, confidence: float) -> Condition:
+    """Turn the ends of a target with eigenvalues ``value^power + damping`` into an interval for κ."""
+    values, (u, u_large) = ends.values, ends.round_off
     largest, smallest = float(values[0]), float(values[-1])
-    round_off = max(target.shape) * target.domain.eps * abs(largest)
-    if target.positive and smallest < -round_off:
+    if target.positive and smallest < -u:
         raise NotPositive(
             f"condition: {target!r} is declared positive but has the Ritz value {smallest:.3e} < 0 "
             f"(largest: {largest:.3e})"
         )
-    above = values[values > round_off]
+
+    def eigenvalue(value: float) -> float:
+        return max(value, 0.0) ** power + damping
+
+    low, high = ends.enclosure
+    above = values[values > u]
+    singular = len(above) < len(values) and not damping
+    floor = eigenvalue(low - u)
     common = {
         "size": size,
-        "largest": largest**power,
-        "smallest": smallest**power,
-        "noise_floor": round_off**power,
-        "num_matvecs": products,
-        "method": method,
+        "largest": eigenvalue(largest),
+        "smallest": eigenvalue(smallest),
+        "noise_floor": u**power,
+        "confidence": 1.0 if ends.complete else confidence,
+        "num_matvecs": ends.num_matvecs,
+        "method": ends.method,
     }
-    if largest == 0:
+    if largest == 0 and not damping:
         nothing = {"lower": 1.0, "upper": math.inf, "estimate": math.inf, "resolved": 1.0, "rank": 0}
         return Condition(**nothing, **common, status=ConditionStatus.ZERO)
-    lower = max(1.0, (largest - round_off) / (max(smallest, 0.0) + round_off)) ** power
-    singular = len(above) < len(values)
-    finite = complete and not singular
-    status = ConditionStatus.OK if finite else ConditionStatus.SINGULAR if singular else ConditionStatus.LOWER_BOUND
+    finite = floor > 0 and high < math.inf and not singular
     return Condition(
-        lower=lower,
-        upper=((largest + round_off) / (smallest - round_off)) ** power if finite else math.inf,
-        estimate=math.inf if singular else (largest / smallest) ** power,
-        resolved=float(largest / above[-1]) ** power,
+        lower=max(1.0, eigenvalue(largest - u_large) / eigenvalue(max(smallest, 0.0) + u)),
+        upper=eigenvalue(high + u_large) / floor if finite else math.inf,
+        estimate=math.inf if singular else eigenvalue(largest) / eigenvalue(smallest),
+        resolved=eigenvalue(largest) / eigenvalue(float(above[-1])) if len(above) else 1.0,
         rank=size if finite else len(above),
-        status=status,
+        status=(
+            ConditionStatus.SINGULAR if singular else ConditionStatus.OK if finite else ConditionStatus.LOWER_BOUND
+        ),
         **common,
     )
-
-
-def _finite(matrix: torch.Tensor, operator: Operator) -> torch.Tensor:
-    if not matrix.isfinite().all():
-        bad = (~matrix.isfinite()).any(0).nonzero()[0].item()
-        raise Breakdown(f"condition: product {bad + 1} with {operator!r} is not finite")
-    return matrix

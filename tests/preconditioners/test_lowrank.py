@@ -83,7 +83,7 @@ def test_nystrom_keeps_the_deterministic_bound(seed, rank):
     """κ ≤ (λ̂_r + μ + ‖A − Â‖)/μ, Frangella et al., Proposition 5.3."""
     A, damping = positive(power(30, 2), seed), 1e-3
     M = nystrom(A, rank=rank, damping=damping, generator=seeded(seed))
-    values, U = 1 / M.inverse.values - damping, M.inverse.U
+    values, U = 1 / M.operator.values - damping, M.operator.U
     error = torch.linalg.matrix_norm(A.matrix - U @ torch.diag(values) @ U.T, 2)
     shifted = Dense(A.matrix + damping * torch.eye(30).double(), positive=True)
     assert kappa(M, shifted) <= (values.min() + damping + error) / damping * (1 + 1e-8)
@@ -145,7 +145,7 @@ def test_pivoted_cholesky_of_a_smooth_kernel():
     shifted = Dense(K.matrix + 1e-6 * torch.eye(150).double(), positive=True)
     M = pivoted_cholesky(K, rank=25, damping=1e-6)
     assert kappa(M, shifted) < 3 < 1e6 < pl.condition(shifted).estimate
-    assert pivoted_cholesky(K, rank=150).inverse.U.shape[1] < 60  # stops where K is exhausted
+    assert pivoted_cholesky(K, rank=150).operator.U.shape[1] < 60  # stops where K is exhausted
 
 
 def test_an_estimated_diagonal_only_guides_the_pivots():
@@ -169,7 +169,7 @@ def test_other_dtypes(dtype):
 def test_a_singular_operator_is_resolved_to_its_rank():
     J = Dense(torch.randn(6, 20, generator=seeded(0), dtype=torch.float64))
     for M in (nystrom(Gram(J), rank=15), pivoted_cholesky(Gram(J), rank=15)):
-        assert M.inverse.U.shape[1] == 6
+        assert M.operator.U.shape[1] == 6
         found = pl.condition(Gram(J), preconditioner=M)
         assert not found.status.ok
         assert found.resolved == pytest.approx(1, abs=1e-6)

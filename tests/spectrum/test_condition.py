@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import precondlab as pl
-from precondlab.errors import Breakdown, NotPositive
-from precondlab.operators import Dense, Diagonal, Gram, Kernel
+from precondlab.errors import Breakdown, NotPositive, NotSymmetric
+from precondlab.operator import Operator
+from precondlab.operators import Dense, Diagonal, Gram, Kernel, VStack
 from precondlab.spectrum import ConditionStatus
+from precondlab.testing.gallery.factors import Reflections
 
 
 def haar(n, seed=0):
@@ -43,15 +45,100 @@ def test_dense_interval_holds_kappa_through_the_jacobian(seed, n, decades, rows)
 
 
 @given(seed=st.integers(0, 2**31), steps=st.integers(1, 30), decades=st.floats(1, 12))
-def test_krylov_lower_bound_is_never_violated(seed, steps, decades):
+def test_krylov_interval_holds_kappa(seed, steps, decades):
     eigenvalues = np.logspace(0, -decades, 31)
     generator = torch.Generator().manual_seed(seed)
     for A in (Gram(jacobian(eigenvalues, 5, seed)), positive(eigenvalues, seed)):
-        result = pl.condition(A, num_matvecs=steps, generator=generator)
-        assert result.lower <= 10.0**decades * (1 + 1e-9)
-        assert result.upper == math.inf
+        result = pl.condition(A, num_matvecs=steps, generator=generator, confidence=1 - 1e-6)
+        assert result.lower <= 10.0**decades <= result.upper
         assert result.num_matvecs <= steps
-        assert result.status is ConditionStatus.LOWER_BOUND
+        assert result.status.ok == (result.upper < math.inf)
+
+
+def test_what_few_products_cannot_know_is_infinite():
+    result = pl.condition(Gram(jacobian(np.logspace(0, -12, 60))), num_matvecs=10)
+    assert result.status is ConditionStatus.LOWER_BOUND and result.upper == math.inf
+    assert "approximate_inverse" in result.status.advice
+
+
+@given(seed=st.integers(0, 2**31), damping=st.floats(1e-6, 1))
+def test_damping_is_a_floor_that_makes_every_interval_finite(seed, damping):
+    eigenvalues = np.append(np.logspace(0, -9, 40), np.zeros(5))
+    truth = (1 + damping) / damping
+    generator = torch.Generator().manual_seed(seed)
+    for steps in (6, None):
+        result = pl.condition(
+            Gram(jacobian(eigenvalues, 2, seed)),
+            damping=damping,
+            num_matvecs=steps,
+            generator=generator,
+            confidence=1 - 1e-6,
+        )
+        assert result.status.ok
+        assert result.lower <= truth * (1 + 1e-9) and truth <= result.upper * (1 + 1e-9)
+
+
+@given(seed=st.integers(0, 2**31), factored=st.booleans(), distortion=st.floats(0, 2))
+def test_an_approximate_inverse_finds_the_small_end_in_few_products(seed, factored, distortion):
+    size, kappa = 80, 1e10
+    rng = np.random.default_rng(seed)
+    eigenvalues = np.logspace(0, -10, size)
+    Q = haar(size, seed)
+    J = Dense(torch.diag(torch.as_tensor(eigenvalues).sqrt()) @ Q.T)
+    near = torch.as_tensor(np.exp(distortion * rng.uniform(-0.5, 0.5, size)) / eigenvalues)
+    M = Kernel(Dense(Q @ torch.diag(near.sqrt()))) if factored else Dense(Q @ torch.diag(near) @ Q.T, positive=True)
+    generator = torch.Generator().manual_seed(seed)
+    A = Gram(J)
+    result = pl.condition(A, approximate_inverse=M, num_matvecs=3000, generator=generator, confidence=1 - 1e-6)
+    assert result.method == "inverse"
+    assert result.lower <= kappa * (1 + 1e-9) and kappa <= result.upper
+    if factored:
+        assert result.status.ok and result.upper < math.inf
+        assert result.estimate == pytest.approx(kappa, rel=1e-5)
+
+
+@pytest.mark.parametrize("K", [200, 1000])
+def test_fourier_poisson_in_a_rotated_basis(K):
+    """κ = 9.1687494e9 and 5.7304684e12 (both ends of the interval, λ = 1), where forward products see nothing of it."""
+    k = torch.arange(1.0, K + 1, dtype=torch.float64)
+    zero = torch.zeros(1, dtype=torch.float64)
+    end = torch.cat([zero + (2 * torch.pi) ** -0.5, (-1.0) ** k / torch.pi**0.5, 0 * k])
+    J = VStack(Diagonal(torch.cat([zero, k, k]) ** 2), Dense(2**0.5 * end[None]))
+    R = Reflections(torch.randn(2 * K + 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(K)))
+    M = R.H @ Diagonal(torch.cat([zero + 400, k**-4, k**-4])) @ R
+    result = pl.condition(Gram(J @ R), approximate_inverse=M).check()
+    truth = {200: 9.1687494e9, 1000: 5.7304684e12}[K]
+    assert result.estimate == pytest.approx(truth, rel=1e-6)
+    assert result.lower <= truth * (1 + 1e-7) and truth <= result.upper
+    assert result.num_matvecs <= 60
+
+
+class Disturbed(Operator):
+    """A symmetric operator plus noise, or plus a skew part."""
+
+    def __init__(self, parent, noise=0.0, skew=0.0):
+        super().__init__(parent.domain, parent.domain, positive=True)
+        self.parent, self.noise, self.skew = parent, noise, skew
+        self.generator = torch.Generator().manual_seed(0)
+
+    def _apply(self, V):
+        noise = self.noise * torch.randn(V.shape, dtype=V.dtype, generator=self.generator) / len(V) ** 0.5
+        return self.parent.forward(V) + noise * V.norm(dim=0) + self.skew * (V.roll(1, 0) - V.roll(-1, 0))
+
+
+@pytest.mark.parametrize("num_matvecs", [None, 25])
+def test_noise_in_the_products_widens_the_interval(num_matvecs):
+    truth = 50.0
+    result = pl.condition(Disturbed(positive(np.linspace(1, truth, 60)), noise=1e-4), num_matvecs=num_matvecs)
+    assert result.noise_floor > 1e-5
+    assert result.lower <= truth <= result.upper
+    assert pl.condition(positive(np.linspace(1, truth, 60))).noise_floor < 1e-11
+
+
+@pytest.mark.parametrize("num_matvecs", [None, 25])
+def test_an_operator_wrongly_declared_symmetric_is_refused(num_matvecs):
+    with pytest.raises(NotSymmetric, match="declared symmetric"):
+        pl.condition(Disturbed(positive(np.linspace(1, 2, 60)), skew=0.1), num_matvecs=num_matvecs)
 
 
 @pytest.mark.parametrize("method", ["dense", "golub-kahan"])
@@ -124,6 +211,9 @@ def test_products_that_are_not_finite_name_the_product():
         ({"preconditioner": Diagonal(torch.ones(3, dtype=torch.float64))}, "shape"),
         ({"preconditioner": Diagonal(-torch.ones(2, dtype=torch.float64))}, "positive"),
         ({"num_matvecs": 0}, "num_matvecs"),
+        ({"confidence": 1.0}, "confidence"),
+        ({"damping": -1.0}, "damping"),
+        ({"approximate_inverse": Diagonal(-torch.ones(2, dtype=torch.float64))}, "positive"),
     ],
 )
 def test_bad_arguments_are_refused(bad, message):

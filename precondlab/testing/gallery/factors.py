@@ -105,6 +105,10 @@ class Reflections(Operator):
     def _apply_adjoint(self, U: Tensor) -> Tensor:
         return self._reflect(U, self.W)
 
+    @property
+    def inverse(self) -> Operator:
+        return self.H
+
     def _reflect(self, V: Tensor, W: Tensor) -> Tensor:
         for w in W.T:
             V = torch.addr(V, w, w @ V, alpha=-2)

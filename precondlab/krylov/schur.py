@@ -1,0 +1,233 @@
+"""Block Krylov–Schur: Lanczos and Golub–Kahan decompositions that can be restarted and resumed.
+
+The projected matrix is kept whole, so that a restart, a locked vector or a block needs no case of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from precondlab.krylov.basis import Basis, require_finite
+from precondlab.operator import Operator
+
+__all__ = ["GolubKahanSchur", "KrylovSchur"]
+
+
+class KrylovSchur:
+    """``A Q = Q T + Q₊ S`` for a symmetric operator: Q ``[n m]`` and the next block Q₊ ``[n p]`` orthonormal.
+
+    ``step()`` makes Q₊ part of Q by one product with the block; ``restart(keep)`` replaces Q by Ritz
+    vectors. With p = 1 and no restart it is the Lanczos decomposition. A block that loses rank is filled with
+    random vectors, so that eigenvalues of any multiplicity are found in the end.
+
+    Parameters
+    ----------
+    A
+        Symmetric operator.
+    start
+        First block ``[n p]``; linearly dependent columns are replaced by random ones.
+    capacity
+        Largest number of basis vectors, those of the next block included.
+
+    Attributes
+    ----------
+    T, S
+        Projected matrix ``[m m]`` and coupling ``[p m]``, float64 (complex128) on the host.
+    invariant
+        Whether Q spans an invariant subspace: the next block is random.
+    locked
+        Leading vectors of Q that span an invariant subspace found earlier.
+    num_matvecs
+        Products taken.
+
+    Raises
+    ------
+    Breakdown
+        At the first product that is not finite.
+
+    Cost: p products per step; memory ``capacity`` vectors.
+    References: Stewart (2002), doi:10.1137/S0895479800371529; Zhou & Saad (2008), doi:10.1007/s11075-008-9192-9.
+
+    >>> from precondlab.operators import Diagonal
+    >>> A = Diagonal(torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64))
+    >>> K = KrylovSchur(A, torch.ones(3, 1, dtype=torch.float64), capacity=3)
+    >>> for _ in range(3):
+    ...     K.step()
+    >>> K.ritz()[0].round(12), K.complete
+    (array([1., 2., 4.]), True)
+    """
+
+    def __init__(self, A: Operator, start: Tensor, *, capacity: int, generator: torch.Generator | None = None) -> None:
+        self.A = A
+        self.basis = Basis(A.domain, capacity, generator=generator)
+        self.num_matvecs = 0
+        kind = np.complex128 if A.domain.dtype.is_complex else np.float64
+        self.T, self.S = np.zeros((0, 0), kind), np.zeros((0, 0), kind)
+        self.block = start.shape[1]
+        require_finite(start, A, 0)
+        self.basis.append(start)
+        self.basis.append_random(self.block - self.basis.size)
+        self.S = np.zeros((self.basis.size, 0), kind)
+        self.invariant, self.locked = False, 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether Q spans the whole space."""
+        return len(self.T) == self.A.domain.size
+
+    def step(self) -> None:
+        """Extend Q by the next block."""
+        m, total = len(self.T), self.basis.size
+        if self.invariant:
+            self.locked = m
+        W = self.A.forward(self.basis.vectors[:, m:].contiguous())
+        self.num_matvecs += total - m
+        require_finite(W, self.A, self.num_matvecs)
+        C, R = self.basis.append(W, scale=np.abs(self.T).max(initial=0.0))
+        self.basis.append_random(self.block - len(R))
+        T = np.zeros((total, total), self.T.dtype)
+        T[:m, :m] = self.T
+        T[:, m:] = C.cpu().numpy()
+        T[m:, :m] = self.S
+        T[m:, m:] = (T[m:, m:] + T[m:, m:].conj().T) / 2
+        T[:m, m:] = self.S.conj().T
+        self.T = T
+        self.S = np.zeros((self.basis.size - total, total), self.T.dtype)
+        self.S[: len(R), m:] = R.cpu().numpy()
+        self.invariant = not len(R)
+
+    def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return Ritz values, ascending, their vectors in the basis as columns, and residual norms ``‖A x − θ x‖``."""
+        values, Y = np.linalg.eigh(self.T)
+        return values, Y, np.linalg.norm(self.S @ Y, axis=0)
+
+    def vectors(self, Y: np.ndarray) -> Tensor:
+        """Return ``Q Y`` ``[n k]``."""
+        Q = self.basis.vectors[:, : len(self.T)]
+        return Q @ torch.as_tensor(Y, dtype=Q.dtype, device=Q.device)
+
+    def explored(self, Y: np.ndarray) -> np.ndarray:
+        """Return which Ritz vectors belong to the part of Q that was found last, after the locked one."""
+        return np.linalg.norm(Y[self.locked :], axis=0) > 0.5
+
+    def restart(self, Y: np.ndarray) -> None:
+        """Replace Q by ``Q Y`` for Ritz vectors Y ``[m k]``; the next block stays."""
+        m, p = len(self.T), self.basis.size - len(self.T)
+        last = self.explored(Y)
+        Y = Y[:, np.argsort(last, kind="stable")]
+        self.locked = int((~last).sum())
+        whole = np.zeros((m + p, Y.shape[1] + p), self.T.dtype)
+        whole[:m, : Y.shape[1]] = Y
+        whole[m:, Y.shape[1] :] = np.eye(p)
+        self.basis.rotate(torch.as_tensor(whole))
+        self.T = Y.conj().T @ self.T @ Y
+        self.T = (self.T + self.T.conj().T) / 2
+        self.S = self.S @ Y
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is needed to go on later, bit for bit: tensors and plain numbers."""
+        return {
+            "vectors": self.basis.vectors.clone(),
+            "T": torch.as_tensor(self.T.copy()),
+            "S": torch.as_tensor(self.S.copy()),
+            "locked": self.locked,
+            "num_matvecs": self.num_matvecs,
+            "generator": self.basis.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from an earlier :meth:`state_dict` of the same operator."""
+        self.basis.restore(state["vectors"])
+        self.T, self.S = state["T"].numpy().copy(), state["S"].numpy().copy()
+        self.locked, self.num_matvecs = state["locked"], state["num_matvecs"]
+        self.invariant = not self.S.any()
+        self.basis.generator.set_state(state["generator"])
+
+
+class GolubKahanSchur:
+    """``J V = U B`` and ``Jᴴ U = V Bᴴ + V₊ S``: U, V and the next block V₊ ``[n p]`` orthonormal.
+
+    The rectangular counterpart of :class:`KrylovSchur`: JᴴJ is never formed, so that singular values are
+    resolved to ``ε‖J‖``.
+
+    Cost: p products with J and p with Jᴴ per step; memory ``capacity`` vectors of either side.
+    Reference: Baglama & Reichel (2005), doi:10.1137/04060593X.
+
+    >>> from precondlab.operators import Diagonal
+    >>> J = Diagonal(torch.tensor([1.0, 3.0], dtype=torch.float64))
+    >>> K = GolubKahanSchur(J, torch.ones(2, 1, dtype=torch.float64), capacity=2)
+    >>> for _ in range(2):
+    ...     K.step()
+    >>> K.ritz()[0].round(12)
+    array([3., 1.])
+    """
+
+    def __init__(self, J: Operator, start: Tensor, *, capacity: int, generator: torch.Generator | None = None) -> None:
+        self.J = J
+        self.right = Basis(J.domain, capacity, generator=generator)
+        self.left = Basis(J.codomain, capacity)
+        self.num_matvecs = 0
+        self.block = start.shape[1]
+        require_finite(start, J, 0)
+        self.right.append(start)
+        self.right.append_random(self.block - self.right.size)
+        kind = np.complex128 if J.domain.dtype.is_complex else np.float64
+        self.B, self.S = np.zeros((0, 0), kind), np.zeros((self.right.size, 0), kind)
+
+    @property
+    def complete(self) -> bool:
+        """Whether V spans the whole space."""
+        return self.B.shape[1] == self.J.domain.size
+
+    def step(self) -> None:
+        """Extend V by the next block and U by its image."""
+        rows, m = self.B.shape
+        total = self.right.size
+        W = self.J.forward(self.right.vectors[:, m:].contiguous())
+        self.num_matvecs += total - m
+        require_finite(W, self.J, self.num_matvecs)
+        scale = np.abs(self.B).max(initial=0.0)
+        C, R = self.left.append(W, scale=scale)
+        B = np.zeros((self.left.size, total), self.B.dtype)
+        B[:rows, :m] = self.B
+        B[:rows, m:], B[rows:, m:] = C.cpu().numpy(), R.cpu().numpy()
+        new = self.left.vectors[:, rows:].contiguous()
+        Z = self.J.backward(new)
+        require_finite(Z, self.J, self.num_matvecs)
+        _, coupling = self.right.append(Z, scale=scale)
+        self.right.append_random(self.block - len(coupling))
+        self.B = B
+        self.S = np.zeros((self.right.size - total, self.left.size), self.B.dtype)
+        self.S[: len(coupling), rows:] = coupling.cpu().numpy()
+
+    def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return singular values, descending, left and right vectors in the bases, and residuals ``‖Jᴴu − σv‖``.
+
+        Where V has more vectors than U, the difference is singular values that are zero: their left vectors
+        are zero too.
+        """
+        left, values, right = np.linalg.svd(self.B)
+        count = min(self.B.shape[1], min(self.J.shape))
+        values = np.pad(values, (0, max(0, count - len(values))))[:count]
+        left = np.pad(left, ((0, 0), (0, max(0, count - left.shape[1]))))[:, :count]
+        return values, left, right[:count].conj().T, np.linalg.norm(self.S @ left, axis=0)
+
+    def vectors(self, left: np.ndarray, right: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return ``U left`` ``[m k]`` and ``V right`` ``[n k]``."""
+        U, V = self.left.vectors, self.right.vectors[:, : self.B.shape[1]]
+        return U @ torch.as_tensor(left).to(U), V @ torch.as_tensor(right).to(V)
+
+    def restart(self, left: np.ndarray, right: np.ndarray) -> None:
+        """Replace U by ``U left`` and V by ``V right`` for singular vectors ``[m k]``; the next block stays."""
+        m, p = self.B.shape[1], self.right.size - self.B.shape[1]
+        whole = np.zeros((m + p, right.shape[1] + p), self.B.dtype)
+        whole[:m, : right.shape[1]] = right
+        whole[m:, right.shape[1] :] = np.eye(p)
+        self.right.rotate(torch.as_tensor(whole))
+        left = left[:, np.linalg.norm(left, axis=0) > 0.5]  # singular values that are zero have no left vector
+        self.left.rotate(torch.as_tensor(left))
+        self.B, self.S = left.conj().T @ self.B @ right, self.S @ left

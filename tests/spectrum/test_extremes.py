@@ -1,0 +1,156 @@
+"""Extreme eigenvalues and singular values against dense decompositions of matrices with prescribed spectra."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.sparse.linalg import aslinearoperator
+
+from precondlab.errors import Breakdown, NotSymmetric
+from precondlab.operators import Dense, Diagonal
+from precondlab.spectrum import ExtremesStatus, eigsh, svds
+
+WHICH = {
+    "LA": lambda e, k: e[len(e) - k :],
+    "SA": lambda e, k: e[:k],
+    "LM": lambda e, k: np.sort(e[np.argsort(-abs(e), kind="stable")[:k]]),
+    "BE": lambda e, k: np.r_[e[: k // 2], e[len(e) - (k - k // 2) :]],
+}
+
+
+def haar(n, seed=0, dtype=torch.float64):
+    return torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(seed), dtype=dtype)).Q
+
+
+def symmetric(values, seed=0, dtype=torch.float64):
+    Q = haar(len(values), seed, dtype)
+    matrix = Q @ torch.diag(torch.as_tensor(values)).to(dtype) @ Q.mH
+    return Dense((matrix + matrix.mH) / 2, symmetric=True)
+
+
+SPECTRA = {
+    "power": np.arange(1, 61.0) ** -2,
+    "signs": np.linspace(-1, 1, 60) ** 3,
+    "multiple": np.r_[np.linspace(0, 0.5, 54), 1, 1, 1, 2, 2, 3],
+    "pei": np.r_[np.ones(59), 61.0],
+    "low rank": np.r_[np.zeros(50), np.arange(1, 11.0)],
+    "zero": np.zeros(60),
+    "pairs": np.r_[np.linspace(0, 0.5, 58), 1 - 1e-12, 1],
+}
+spectra = st.sampled_from(sorted(SPECTRA))
+
+
+@pytest.mark.parametrize("which", WHICH)
+@given(name=spectra, k=st.integers(1, 6), block=st.integers(1, 3), seed=st.integers(0, 2**31))
+def test_eigsh_agrees_with_a_dense_decomposition_for_any_seed(which, name, k, block, seed):
+    values = SPECTRA[name]
+    A = symmetric(values, seed)
+    if which == "SA" and name == "power":  # the small end of a decaying spectrum: the other test
+        return
+    generator = torch.Generator().manual_seed(seed)
+    found = eigsh(A, k, which=which, v0=A.domain.random(block, generator=generator), generator=generator).check()
+    exact = np.linalg.eigvalsh(A.dense().numpy())
+    scale = max(abs(exact).max(), 1.0)
+    wanted = WHICH[which](exact, k)
+    if which == "LM":  # λ and −λ are equally good
+        np.testing.assert_allclose(np.sort(abs(found.values)), np.sort(abs(wanted)), atol=2000 * 2.2e-16 * scale)
+    else:
+        np.testing.assert_allclose(found.values, wanted, atol=2000 * 2.2e-16 * scale)
+    orthogonality = found.vectors.T @ found.vectors - torch.eye(k, dtype=torch.float64)
+    assert orthogonality.abs().max() <= 10 * 2.2e-16 * 60
+    residual = A @ found.vectors - found.vectors * torch.as_tensor(found.values)
+    assert residual.norm(dim=0).max() <= 1e-12 * scale
+
+
+def test_eigsh_in_float32_and_complex():
+    for dtype, tolerance in ((torch.float32, 3000 * 1.2e-7), (torch.complex128, 2000 * 2.2e-16)):
+        A = symmetric(np.arange(1, 41.0) ** -1, dtype=dtype)
+        found = eigsh(A, 3, which="LA").check()
+        np.testing.assert_allclose(found.values, [1 / 3, 1 / 2, 1], atol=tolerance)
+
+
+def test_unresolved_values_say_so():
+    found = eigsh(symmetric(np.logspace(0, -8, 60)), 3, which="SA", num_matvecs=40)
+    assert found.status is ExtremesStatus.NOT_CONVERGED and found.num_matvecs <= 40
+    with pytest.raises(ArithmeticError, match="num_matvecs"):
+        found.check()
+
+
+def test_warm_start_takes_fewer_products():
+    values = np.arange(1, 201.0)
+    A = symmetric(values)
+    cold = eigsh(A, 1, which="LA", tol=1e-6).check()
+    nearby = Dense(A.matrix + 1e-6 * symmetric(values, seed=5).matrix, symmetric=True)
+    warm = eigsh(nearby, 1, which="LA", tol=1e-6, v0=cold.vectors).check()
+    assert warm.num_matvecs < 0.5 * cold.num_matvecs
+
+
+def test_run_interrupted_and_resumed_is_the_same_bit_for_bit():
+    from precondlab.krylov import KrylovSchur
+
+    A = symmetric(np.arange(1, 51.0))
+
+    def run(K, steps):
+        for _ in range(steps):
+            if K.basis.room < 1:
+                K.restart(K.ritz()[1][:, -4:])
+            K.step()
+        return K
+
+    start = A.domain.random(1)
+    straight = run(KrylovSchur(A, start, capacity=10), 30)
+    first = run(KrylovSchur(A, start, capacity=10), 17)
+    second = KrylovSchur(A, start, capacity=10)
+    second.load_state_dict(first.state_dict())
+    run(second, 13)
+    assert np.array_equal(straight.T, second.T) and straight.num_matvecs == second.num_matvecs
+
+
+@given(m=st.integers(5, 40), n=st.integers(5, 40), seed=st.integers(0, 2**31), k=st.integers(1, 4))
+def test_svds_agrees_with_a_dense_decomposition(m, n, seed, k):
+    rank = min(m, n)
+    sigma = torch.logspace(0, -6, rank, dtype=torch.float64)
+    J = Dense(haar(m, seed)[:, :rank] @ torch.diag(sigma) @ haar(n, seed + 1)[:, :rank].T)
+    for which, exact in (("LM", sigma[:k]), ("SM", sigma[-k:])):
+        found = svds(J, k, which=which, ncv=rank, generator=torch.Generator().manual_seed(seed))
+        assert found.check().values == pytest.approx(exact.numpy(), abs=1e-13)
+        assert (J @ found.right - found.left * torch.as_tensor(found.values)).norm() <= 1e-12
+        assert (J.H @ found.left - found.right * torch.as_tensor(found.values)).norm() <= 1e-12
+
+
+def test_small_singular_values_are_not_those_of_the_square():
+    sigma = torch.tensor([1.0, 0.5, 1e-9], dtype=torch.float64)
+    J = Dense(haar(6)[:, :3] @ torch.diag(sigma) @ haar(3, 1).T)
+    assert svds(J, 1, which="SM").check().values[0] == pytest.approx(1e-9, rel=1e-6)
+
+
+def test_scipy_operators_are_probed_for_symmetry():
+    matrix = np.diag(np.arange(1.0, 31.0))
+    assert eigsh(aslinearoperator(matrix), 1).check().values[0] == pytest.approx(30)
+    matrix[0, 1] = 5.0
+    with pytest.raises(NotSymmetric, match="svds"):
+        eigsh(aslinearoperator(matrix), 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda A: eigsh(A, 0), "k should be"),
+        (lambda A: eigsh(A, 11), "k should be"),
+        (lambda A: eigsh(A, 2, which="XX"), "which"),
+        (lambda A: eigsh(A, 3, ncv=3), "ncv"),
+        (lambda A: eigsh(A, 2, v0=torch.ones(3, dtype=torch.float64)), "v0"),
+        (lambda A: eigsh(A, 2, num_matvecs=0), "num_matvecs"),
+        (lambda A: svds(A, 2, which="LA"), "which"),
+        (lambda A: eigsh(Dense(torch.ones(3, 2)), 1), "svds"),
+    ],
+)
+def test_bad_arguments_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(Diagonal(torch.arange(1.0, 11.0, dtype=torch.float64)))
+
+
+def test_a_product_that_is_not_finite_is_named():
+    with pytest.raises(Breakdown, match="product 1"):
+        eigsh(Diagonal(torch.tensor([1.0, float("nan"), 2.0])), 1)
