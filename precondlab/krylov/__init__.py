@@ -3,6 +3,8 @@
 from precondlab.krylov.basis import Basis
 from precondlab.krylov.cg import cg
 from precondlab.krylov.inverse import Inverse
+from precondlab.krylov.lsqr import lsqr
+from precondlab.krylov.minres import minres
 from precondlab.krylov.recurrences import Bidiagonalization, Tridiagonalization, golub_kahan, lanczos
 from precondlab.krylov.schur import GolubKahanSchur, KrylovSchur
 from precondlab.krylov.solution import Solution, SolverStatus
@@ -19,4 +21,6 @@ __all__ = [
     "cg",
     "golub_kahan",
     "lanczos",
+    "lsqr",
+    "minres",
 ]

@@ -11,7 +11,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from precondlab.krylov.checks import dots, require_finite
-from precondlab.krylov.iteration import Columns, System, solve
+from precondlab.krylov.iteration import Columns, Method, System, solve
 from precondlab.krylov.solution import Solution, SolverStatus
 
 __all__ = ["cg"]
@@ -101,16 +101,11 @@ class _State(Columns):
     gamma: np.ndarray  # Gauss–Radau: ‖x − A⁻¹b‖²_A ≤ γ rᴴMr
 
 
-class _ConjugateGradients:
-    hermitian = True
-
+class _ConjugateGradients(Method[_State]):
     def __init__(self, system: System, floor: float | None) -> None:
-        k = system.B.shape[1]
-        self.system, self.floor = system, floor
-        self.norm = 0.0
-        self.steps: list[list[tuple[float, float]]] = [[] for _ in range(k)]  # (α, β) of the first run of a column
-        self.runs = np.zeros(k, dtype=int)
-        self.bound = np.zeros(k)
+        super().__init__(system)
+        self.floor = floor
+        self.bound = np.zeros(system.B.shape[1])
         self.direction: Tensor | None = None
 
     def start(self, x: Tensor, r: Tensor, index: np.ndarray) -> _State:
@@ -164,8 +159,7 @@ class _ConjugateGradients:
             s.outcome[singular] = SolverStatus.SINGULAR
             s.outcome[bent] = SolverStatus.INDEFINITE
             s.outcome[negative] = SolverStatus.M_NOT_POSITIVE
-        for i in np.flatnonzero(good & (self.runs[s.index] == 1)):
-            self.steps[s.index[i]].append((alpha[i], beta[i]))
+        self.record(s, good, alpha, beta)
         s.rz, s.step = rz, alpha
 
     def _preconditioned(self, R: Tensor) -> Tensor:
@@ -201,8 +195,7 @@ class _ConjugateGradients:
     def finish(self, solution: Solution) -> Solution:
         """Add what the recurrence has shown."""
         tridiagonals = []
-        for steps in self.steps:
-            alpha, beta = np.array(steps).reshape(-1, 2).T
+        for alpha, beta in self.coefficients():
             diagonal = 1 / alpha
             diagonal[1:] += beta[1:] / alpha[:-1]
             tridiagonals.append((diagonal, np.sqrt(beta[1:]) / alpha[:-1]))

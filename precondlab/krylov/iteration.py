@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from precondlab.krylov.checks import dots, repeat_error, require_finite, require_symmetric
 from precondlab.krylov.solution import Solution, SolverStatus
-from precondlab.operator import as_operator
+from precondlab.operator import Operator, as_operator
+from precondlab.operators import Identity, VStack
+from precondlab.space import Space
 
 __all__ = ["Columns", "Method", "System", "solve"]
 
@@ -54,25 +57,6 @@ class Columns:
             getattr(self, f.name)[..., positions] = getattr(other, f.name)
 
 
-class Method(Protocol[C]):
-    """A recurrence on a block of independent columns."""
-
-    hermitian: bool  # whether the recurrence assumes A = Aᴴ
-    norm: float  # lower bound on ‖A‖ seen so far
-
-    def start(self, x: Tensor, r: Tensor, index: np.ndarray) -> C:
-        """Return the state that starts from iterates x with residuals r."""
-        ...
-
-    def step(self, state: C, /) -> None:
-        """Advance every column by one step, in place."""
-        ...
-
-    def stop(self, state: C, r: Tensor, /) -> None:
-        """Take note of columns that end, with their true residuals r."""
-        ...
-
-
 class System:
     """``A X = B`` as a solver sees it: on the device, in blocks, every column scaled by a power of two to about 1."""
 
@@ -90,7 +74,7 @@ class System:
         square: bool = True,
     ) -> None:
         self.name = name
-        self.A = as_operator(A)
+        self.A: Operator = as_operator(A)
         self.M = None if M is None else as_operator(M, like=self.A)
         m, n = self.A.shape
         if square and m != n:
@@ -142,9 +126,18 @@ class System:
         return torch.as_tensor(values, device=self.A.domain.device).to(self.A.domain.dtype)[None]
 
     def size(self, V: Tensor) -> np.ndarray:
-        """Return the norms of columns."""
-        space = self.A.codomain if V.shape[0] == self.A.shape[0] else self.A.domain
+        """Return the norms of columns of the codomain."""
+        return self.norm(V, self.A.codomain)
+
+    def norm(self, V: Tensor, space: Space) -> np.ndarray:
+        """Return the norms of columns of a space."""
         return dots(space, (V, V))[0] ** 0.5
+
+    def damp(self, factor: float) -> None:
+        """Put ``factor·I`` below A and zeros below B."""
+        self.A = VStack(self.A, factor * Identity(self.A.domain))
+        self.used = 0
+        self.B = torch.cat([self.B, self.A.domain.zeros(self.B.shape[1])])
 
     def residual(self, X: Tensor, index: np.ndarray) -> Tensor:
         """Return ``B − A X`` for some columns; one product."""
@@ -166,6 +159,59 @@ class System:
     def number(self, values: np.ndarray) -> Any:
         """Return per-column numbers, one number for a vector b."""
         return float(values[0]) if self.vector else values
+
+
+class Method(ABC, Generic[C]):
+    """A recurrence on a block of independent columns.
+
+    Attributes
+    ----------
+    hermitian
+        Whether the recurrence assumes A = Aᴴ.
+    norm
+        Lower bound on ``‖A‖`` seen so far.
+    least
+        Size of the relative gradient at which a column may end as LEAST_SQUARES.
+    minimizer
+        What a verified LEAST_SQUARES is to the caller.
+    steps
+        Coefficients of the steps of every column, in its first run.
+    """
+
+    hermitian = True
+    minimizer = SolverStatus.LEAST_SQUARES
+
+    def __init__(self, system: System, *, least: float = 0.0) -> None:
+        k = system.B.shape[1]
+        self.system = system
+        self.least = least
+        self.norm = 0.0
+        self.steps: list[list[tuple[float, ...]]] = [[] for _ in range(k)]
+        self.runs = np.zeros(k, dtype=int)
+
+    @abstractmethod
+    def start(self, x: Tensor, r: Tensor, index: np.ndarray) -> C:
+        """Return the state that starts from iterates x with residuals r."""
+
+    @abstractmethod
+    def step(self, s: C) -> None:
+        """Advance every column by one step, in place."""
+
+    def stop(self, s: C, r: Tensor) -> None:
+        """Take note of columns that end, with their true residuals r."""
+
+    def optimality(self, r: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Return the relative and the absolute gradient norms of residuals r."""
+        raise NotImplementedError
+
+    def record(self, s: C, which: np.ndarray, *coefficients: np.ndarray) -> None:
+        """Keep the coefficients of a step for the columns in their first run."""
+        for i in np.flatnonzero(which & (self.runs[s.index] == 1)):
+            self.steps[s.index[i]].append(tuple(values[i] for values in coefficients))
+
+    def coefficients(self) -> list[np.ndarray]:
+        """Return the coefficients of every column as rows ``[count, steps]``."""
+        return [np.array(steps).reshape(len(steps), -1).T if steps else np.zeros((2, 0)) for steps in self.steps]
 
 
 @torch.no_grad()
@@ -190,6 +236,8 @@ def solve(system: System, method: Method, *, callback: Callable[[Any], object] |
     history = [true.copy()]
     checked = system.A.symmetric or not method.hermitian
 
+    relative, gradient = np.full(k, np.inf), np.full(k, np.nan)
+
     def verify(positions: np.ndarray, last: bool) -> np.ndarray:
         """Return which of these columns have ended; restart the others from their true residuals."""
         index, x = state.index[positions], state.x[:, positions]
@@ -199,6 +247,12 @@ def solve(system: System, method: Method, *, callback: Callable[[Any], object] |
         met = true[index] <= system.tolerance[index]
         stalled = true[index] > 0.5 * before
         outcome = state.outcome[positions]
+        least = np.flatnonzero((outcome == SolverStatus.LEAST_SQUARES) & ~met)
+        if len(least):
+            j = index[least]
+            previous, (relative[j], gradient[j]) = relative[j], method.optimality(R[:, least])
+            stalled[least] = relative[j] > 0.5 * previous
+            outcome[least] = [method.minimizer if size <= method.least else None for size in relative[j]]
         ended = met | stalled | (outcome != None) | last  # noqa: E711 (elementwise)
         for i, j in enumerate(index):
             if met[i]:
@@ -232,7 +286,7 @@ def solve(system: System, method: Method, *, callback: Callable[[Any], object] |
             checked = True
     if len(state.index):
         verify(np.arange(len(state.index)), last=True)
-    noise = _examine(system, method, X, true, status, checked)
+    noise = _examine(system, method, X, np.fmin(true, gradient / (method.norm or 1)), status, checked)
     factor = system.scale
     return Solution(
         x=system.leave(X),
@@ -242,6 +296,7 @@ def solve(system: System, method: Method, *, callback: Callable[[Any], object] |
         relative_residual=system.number(true / np.where(system.norms > 0, system.norms, 1)),
         tolerance=system.number(system.tolerance * factor),
         num_matvecs=system.products,
+        gradient_norm=None if np.isnan(gradient).all() else system.number(gradient * factor),
         history=np.array(history)[:, 0] * factor[0] if system.vector else np.array(history) * factor,
         noise=noise,
     )
@@ -257,7 +312,7 @@ def _examine(
         require_symmetric(system.A)
     noise = repeat_error(system.A)
     eps = system.A.domain.eps
-    attainable = _NOISE * eps * (method.norm * system.size(X) + system.norms)
+    attainable = _NOISE * eps * (method.norm * system.norm(X, system.A.domain) + system.norms)
     for j in np.flatnonzero(status == SolverStatus.STAGNATED):
         if noise > _NOISE * eps:
             status[j] = SolverStatus.NOISY

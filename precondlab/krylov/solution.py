@@ -18,8 +18,8 @@ class SolverStatus(Status):
 
     OK = "the residual recomputed at the end meets the tolerance (least squares: or the gradient Jᴴr does)"
     LEAST_SQUARES = (
-        "a least-squares solution, ‖A r‖ ≤ rtol ‖A‖ ‖r‖: the residual will not fall further. The right-hand side has a "
-        "component where A is singular, or has eigenvalues below rtol ‖A‖; project it out, lower rtol or add damping"
+        "a least-squares solution: ‖A r‖ ≤ √ε ‖A‖ ‖r‖, so the residual r is in the null space of A, or among "
+        "eigenvalues below √ε ‖A‖, and will not fall further. Accept the minimizer, subtract r from b, or precondition"
     )
     MAXITER = "not converged within maxiter steps; give a preconditioner M, raise maxiter, or loosen rtol"
     ROUND_OFF = (
@@ -70,10 +70,13 @@ class Solution:
     tridiagonals
         For every column the Lanczos matrix of the run, as (diagonal, off-diagonal): its eigenvalues are Ritz values
         of A, or of ``M A`` with a preconditioner. Empty for lsqr.
+    bidiagonals
+        For every column of lsqr the diagonal and the subdiagonal of the lower bidiagonal matrix ``[k + 1, k]``.
     error_bound
         Upper bound on ``‖x − A⁻¹b‖_A``, up to round-off in the residual (cg with ``floor=``), else None.
     gradient_norm
-        ``‖Aᴴ(b − A x)‖``, recomputed (minres that ends in least squares, and lsqr), else None.
+        ``‖Aᴴ(b − A x)‖``, recomputed where a column ends as a minimizer, else NaN; None if no column does. With a
+        preconditioner minres minimizes ``rᴴMr``, and this is ``‖A M r‖``.
     direction
         Unit vector p with ``pᴴAp < 0`` if a column ended INDEFINITE (zero in the other columns), else None.
     noise
@@ -89,6 +92,7 @@ class Solution:
     num_matvecs: int
     history: np.ndarray
     tridiagonals: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    bidiagonals: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
     error_bound: Any = None
     gradient_norm: Any = None
     direction: Any = None
@@ -111,12 +115,23 @@ class Solution:
         return np.sort(np.concatenate([np.zeros(0), *values]))
 
     @property
-    def condition(self) -> float:
-        """Lower bound on κ of A (of ``M A``) that the run gives for free: the ratio of its extreme Ritz values.
+    def singular_values(self) -> np.ndarray:
+        """Singular values of all bidiagonals, ascending: between the extreme ones of J (of J P with ``M = PPᴴ``)."""
+        values: list[Any] = [np.zeros(0)]
+        for alpha, beta in self.bidiagonals:
+            if len(alpha):
+                pairs = np.stack([alpha, beta], axis=1).ravel()  # [0 B; Bᵀ 0], permuted to a tridiagonal matrix
+                values.append(eigvalsh_tridiagonal(np.zeros(len(pairs) + 1), pairs)[len(alpha) + 1 :])
+        return np.sort(np.concatenate(values))
 
-        NaN if there is none: no step was taken, or a Ritz value is not positive.
+    @property
+    def condition(self) -> float:
+        """Lower bound on κ of A (of ``M A``; of J for lsqr) that the run gives for free, up to round-off.
+
+        The ratio of the extreme Ritz or singular values. NaN if there is none: no step was taken, or a Ritz value is
+        not positive.
         """
-        values = self.ritz_values
+        values = self.singular_values if self.bidiagonals else self.ritz_values
         return float(values[-1] / values[0]) if len(values) and values[0] > 0 else float("nan")
 
     def check(self) -> Solution:
