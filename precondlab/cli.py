@@ -171,6 +171,27 @@ def products(
     raise typer.Exit(0 if document["ok"] else 1)
 
 
+@bench.command()
+def coverage(
+    out: Annotated[Path, typer.Option(help="Folder for coverage.json and its picture.")] = Path("bench-output"),
+    runs: Annotated[int, typer.Option(min=1, help="Number of intervals; 10000 or more to be quoted.")] = 10_000,
+    as_json: JsonFlag = False,
+) -> None:
+    """Count how often intervals for κ hold, over the gallery of known spectra and drawn ones."""
+    from precondlab.bench import coverage as campaign
+
+    document = campaign.run(runs=runs, report=progress.print)
+    path = campaign.draw(document, out)
+    (out / "coverage.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if as_json:
+        _print_json(document)
+    else:
+        console.print(campaign.table(document))
+        for written in (path, out / "coverage.json"):
+            console.print(f"wrote {written}")
+    raise typer.Exit(0 if document["ok"] else 1)
+
+
 def environment() -> dict[str, Any]:
     """Return versions, threads and devices: what a number depends on besides its inputs."""
     import numpy

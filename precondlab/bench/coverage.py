@@ -1,0 +1,205 @@
+"""How often certified intervals hold: condition numbers and eigenvalues of operators whose spectrum is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from scipy.stats import beta
+
+from precondlab.bench.environment import machine, own_versions
+from precondlab.report import style
+from precondlab.spectrum import condition, eigsh
+from precondlab.testing import gallery
+from precondlab.testing.gallery import Known
+from precondlab.testing.strategies.spectra import operators_with_spectrum
+
+__all__ = ["draw", "run", "table"]
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_BUDGETS = (5, 10, 30, 80)  # products
+_CONFIDENCE = 0.95
+_DAMPINGS = (0.0, 1e-4)  # relative to the norm
+_LEVEL = 0.99  # of the Clopper–Pearson limit
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One interval beside the truth."""
+
+    contained: bool
+    lower_holds: bool
+    claimed: bool
+    finite_truth: bool
+    width: float
+    ghosts: int
+
+
+def run(*, runs: int = 10_000, report: Callable[[str], object]) -> Row:
+    """Enclose κ of every matrix of the gallery and of drawn ones, at random budgets, and count what held.
+
+    A trial counts as covered if ``lower ≤ κ ≤ upper``; a *false certificate* is a status OK with κ outside; a
+    *ghost* is an eigenvalue that :func:`~precondlab.spectrum.eigsh` returns more often than it occurs.
+    """
+    families = {name: _rotated(factory) for name, factory in gallery.families().items()}
+    each = math.ceil(runs / (len(families) + 4))
+    rows = []
+    for name, make in families.items():
+        rows.append(_row(name, [trial for i in range(each) for trial in _trials(make(i), i)]))
+        report(f"{name}: {rows[-1]['coverage']:.2%} of {rows[-1]['runs']}")
+    rows.append(_row("drawn by hypothesis", list(_drawn(max(1, runs - each * len(families))))))
+    ok = all(
+        row["coverage"] >= _CONFIDENCE
+        and not row["lower_violations"]
+        and not row["false_certificates"]
+        and not row["ghosts"]
+        for row in rows
+    )
+    return {
+        "ok": ok,
+        "runs": sum(row["runs"] for row in rows),
+        "confidence": _CONFIDENCE,
+        "budgets": _BUDGETS,
+        "dampings": _DAMPINGS,
+        "families": rows,
+        "machine": machine(),
+        "versions": own_versions(),
+    }
+
+
+def _rotated(factory: Callable[..., Known]) -> Callable[[int], Known]:
+    def make(number: int) -> Known:
+        try:
+            known = factory(generator=torch.Generator().manual_seed(number))
+        except TypeError:  # a fixed matrix of the literature
+            known = factory()
+        return known if known.operator.symmetric else known.gram()
+
+    return make
+
+
+def _drawn(count: int) -> Iterator[Trial]:
+    found: list[Trial] = []
+
+    @seed(0)
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(operators_with_spectrum())
+    def collect(known: Known) -> None:
+        if known.operator.domain.dtype == torch.float64 and min(known.operator.shape):
+            found.extend(_trials(known if known.operator.symmetric else known.gram(), len(found)))
+
+    collect()
+    yield from found
+
+
+def _trials(known: Known, number: int) -> Iterator[Trial]:
+    rng = np.random.default_rng(number)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    A, values = known.operator, np.abs(known.values)
+    damping = float(rng.choice(_DAMPINGS)) * known.norm if A.positive else 0.0
+    truth = math.inf if values.min() + damping == 0 else (values.max() + damping) / (values.min() + damping)
+    if not known.norm:
+        return
+    budget = int(rng.choice(_BUDGETS))
+    result = condition(A, damping=damping, num_matvecs=budget, confidence=_CONFIDENCE, generator=generator)
+    slack = 1 + 2 * known.rtol
+    lower_holds = result.lower <= truth * slack
+    contained = lower_holds and truth <= result.upper * slack
+    width = result.upper / result.lower
+    yield Trial(contained, lower_holds, result.status.ok, truth < math.inf, width, _ghosts(known, generator))
+
+
+def _ghosts(known: Known, generator: torch.Generator) -> int:
+    """Count eigenvalues returned more often than they occur within the accuracy claimed."""
+    A = known.operator
+    k = min(4, A.shape[0] - 1)
+    if k < 1:
+        return 0
+    found = eigsh(A, k, which="LA", num_matvecs=40, generator=generator)
+    tolerance = 1e-10 * known.norm + 2 * known.rtol * known.norm
+    converged = found.values[found.residuals <= 1e-12 * known.norm]
+    return sum(
+        max(
+            0,
+            int((np.abs(converged - value) <= tolerance).sum())
+            - int((np.abs(known.values - value) <= 2 * tolerance).sum()),
+        )
+        for value in converged
+    )
+
+
+def _row(name: str, trials: list[Trial]) -> Row:
+    held, runs = sum(t.contained for t in trials), len(trials)
+    widths = [t.width for t in trials if t.claimed and t.width < math.inf]
+    return {
+        "family": name,
+        "runs": runs,
+        "coverage": held / runs if runs else math.nan,
+        "coverage_limit": float(beta.ppf(1 - _LEVEL, held, runs - held + 1)) if held else 0.0,
+        "lower_violations": sum(not t.lower_holds for t in trials),
+        "false_certificates": sum(t.claimed and not t.contained for t in trials),
+        "ghosts": sum(t.ghosts for t in trials),
+        "finite": sum(t.claimed for t in trials) / runs if runs else 0.0,
+        "median_width": float(np.median(widths)) if widths else None,
+    }
+
+
+def draw(document: Row, out: Path) -> Path:
+    """Draw coverage and the share of finite intervals of every family; return the file ``coverage.png``."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = document["families"][::-1]
+    places = np.arange(len(rows))
+    with style() as plt:
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 1.2 + 0.24 * len(rows)), sharey=True)
+        limits = [row["coverage"] - row["coverage_limit"] for row in rows]
+        left.errorbar([row["coverage"] for row in rows], places, xerr=[limits, 0 * places], fmt="o", markersize=4)
+        left.axvline(document["confidence"], color="k", linestyle="--", label=f"nominal {document['confidence']:.0%}")
+        left.set(xlabel="share of intervals that hold κ, and 99 % limit", xlim=(0.9, 1.005))
+        left.set_yticks(places, [row["family"] for row in rows], fontsize="small")
+        left.legend(loc="lower left")
+        right.barh(places, [row["finite"] for row in rows], color="C2")
+        right.set(xlabel="share with a finite upper bound", xlim=(0, 1))
+        figure.tight_layout()
+        figure.savefig(out / "coverage.png")
+        plt.close("all")
+    return out / "coverage.png"
+
+
+def table(document: Row) -> Table:
+    """Return a rich table with a line per family."""
+    from rich.table import Table
+
+    found = Table(
+        title=f"{document['runs']:,} intervals for κ, nominal {document['confidence']:.0%}", title_justify="left"
+    )
+    names = ("family", "runs", "held", "99 % limit", "below κ violated", "false OK", "ghosts", "finite", "median width")
+    for name in names:
+        found.add_column(name, justify="left" if name == "family" else "right")
+    for row in document["families"]:
+        found.add_row(
+            row["family"],
+            f"{row['runs']:,}",
+            f"{row['coverage']:.2%}",
+            f"{row['coverage_limit']:.2%}",
+            str(row["lower_violations"]),
+            str(row["false_certificates"]),
+            str(row["ghosts"]),
+            f"{row['finite']:.0%}",
+            "–" if row["median_width"] is None else f"{row['median_width']:.6g}",
+        )
+    return found
