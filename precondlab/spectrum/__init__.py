@@ -2,6 +2,7 @@
 
 from precondlab.spectrum.condition import Condition, ConditionStatus, condition
 from precondlab.spectrum.extremes import Eigenpairs, ExtremesStatus, SingularTriplets, eigsh, svds
+from precondlab.spectrum.lobpcg import lobpcg
 
 __all__ = [
     "Condition",
@@ -11,5 +12,6 @@ __all__ = [
     "SingularTriplets",
     "condition",
     "eigsh",
+    "lobpcg",
     "svds",
 ]

@@ -1,0 +1,77 @@
+"""LOBPCG against dense decompositions, SciPy's, and the theory of its rate."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from precondlab.errors import Breakdown
+from precondlab.operators import Dense, Diagonal
+from precondlab.spectrum import ExtremesStatus, lobpcg
+
+
+def haar(n, seed=0):
+    return torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).Q
+
+
+@given(seed=st.integers(0, 2**31), k=st.integers(1, 4), spread=st.floats(0, 1))
+def test_smallest_eigenvalues_of_an_ill_conditioned_operator(seed, k, spread):
+    n = 60
+    values = np.logspace(0, 8, n)
+    Q = haar(n, seed)
+    A = Dense(Q @ torch.diag(torch.as_tensor(values)) @ Q.T, symmetric=True)
+    near = torch.as_tensor(np.exp(np.random.default_rng(seed).uniform(-spread, spread, n)) / values)
+    M = Dense(Q @ torch.diag(near) @ Q.T, positive=True)
+    X = A.domain.random(k, generator=torch.Generator().manual_seed(seed))
+    found = lobpcg(A, X, M=M, largest=False, tol=1e-10).check()
+    exact = np.linalg.eigvalsh(A.matrix.numpy())[:k]
+    np.testing.assert_allclose(found.values, exact, atol=2000 * 2.2e-16 * 1e8)
+    assert found.num_matvecs <= 80 * k  # without M it takes thousands
+
+
+def test_products_do_not_depend_on_kappa():
+    counts = []
+    for decades in (4, 8, 12):
+        A = Diagonal(torch.logspace(0, decades, 200, dtype=torch.float64))
+        M = Diagonal(1.0 / A.entries * (1 + 0.3 * torch.sin(torch.arange(200.0, dtype=torch.float64))))
+        counts.append(lobpcg(A, A.domain.random(1), M=M, largest=False, tol=1e-8).check().num_matvecs)
+    assert max(counts) <= 60
+
+
+def test_largest_without_preconditioner():
+    A = Diagonal(torch.cat([torch.linspace(0, 1, 97), torch.tensor([2.0, 3.0, 5.0])]).double())
+    found = lobpcg(A, A.domain.random(3)).check()
+    np.testing.assert_allclose(found.values, [2, 3, 5], rtol=1e-13)
+    assert (found.vectors.T @ found.vectors - torch.eye(3)).abs().max() < 1e-13
+
+
+def test_too_few_steps_say_so():
+    A = Diagonal(torch.logspace(0, 8, 100, dtype=torch.float64))
+    found = lobpcg(A, A.domain.random(1), largest=False, maxiter=5)
+    assert found.status is ExtremesStatus.NOT_CONVERGED and found.num_matvecs == 6
+
+
+def test_a_dependent_start_is_filled():
+    A = Diagonal(torch.arange(1.0, 31.0, dtype=torch.float64))
+    found = lobpcg(A, torch.ones(30, 2, dtype=torch.float64)).check()
+    np.testing.assert_allclose(found.values, [29, 30], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("X", "M", "message"),
+    [
+        (torch.ones(10), None, "starting block"),
+        (torch.ones(10, 4), None, "eigsh"),
+        (torch.ones(10, 1), Diagonal(-torch.ones(10)), "positive"),
+        (torch.ones(10, 1), Diagonal(torch.ones(9)), "one shape"),
+    ],
+)
+def test_bad_arguments_are_refused(X, M, message):
+    with pytest.raises(ValueError, match=message):
+        lobpcg(Diagonal(torch.ones(10)), X, M=M)
+
+
+def test_products_that_are_not_finite_are_named():
+    with pytest.raises(Breakdown, match="product 1"):
+        lobpcg(Diagonal(torch.full((9,), float("nan"))), torch.ones(9, 1))
