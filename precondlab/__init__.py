@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from precondlab import models, operators, preconditioners, problems, testing
+from precondlab import krylov, models, operators, preconditioners, problems, spectrum, testing
 from precondlab.differentiation import Pointwise
 from precondlab.dynamics import predict_training
 from precondlab.map import Map
@@ -31,12 +31,14 @@ __all__ = [
     "Symbol",
     "as_operator",
     "condition",
+    "krylov",
     "models",
     "operators",
     "optim",
     "preconditioners",
     "predict_training",
     "problems",
+    "spectrum",
     "tangent",
     "testing",
 ]

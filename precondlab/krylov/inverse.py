@@ -1,4 +1,4 @@
-"""The inverse of a positive operator, by preconditioned solves."""
+"""Inverses by Krylov solves: of a positive operator, and of a shifted one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from precondlab.errors import NotPositive
+from precondlab.errors import Breakdown, NotPositive
 from precondlab.krylov.cg import cg
+from precondlab.krylov.minres import minres
 from precondlab.krylov.solution import SolverStatus
 from precondlab.operator import Operator
 
-__all__ = ["Inverse"]
+__all__ = ["Inverse", "ShiftedInverse"]
 
 
 class Inverse(Operator):
@@ -84,3 +85,36 @@ class Inverse(Operator):
 
     def __repr__(self) -> str:
         return f"Inverse({self.A!r})"
+
+
+class ShiftedInverse(Operator):
+    """``(A − σI)⁻¹`` of a symmetric operator, each product a solve by minimal residuals.
+
+    ``products`` counts the products with A so far.
+
+    Raises
+    ------
+    Breakdown
+        If a solve does not reach rtol or round-off: σ is an eigenvalue, or too close to one.
+
+    Cost: one product with A per step of a solve; memory eight vectors per column.
+
+    >>> from precondlab.operators import Diagonal
+    >>> A = Diagonal(torch.tensor([1.0, 4.0], dtype=torch.float64))
+    >>> (ShiftedInverse(A, 2.0) @ torch.ones(2, dtype=torch.float64)).tolist()
+    [-1.0, 0.5]
+    """
+
+    def __init__(self, A: Operator, sigma: float, *, rtol: float = 1e-11) -> None:
+        super().__init__(A.domain, A.domain, symmetric=True)
+        self.A, self.sigma, self.rtol, self.products = A, sigma, rtol, 0
+
+    def _apply(self, V: Tensor) -> Tensor:
+        solution = minres(self.A, V, shift=self.sigma, rtol=self.rtol)
+        self.products += solution.num_matvecs
+        if solution.status not in (SolverStatus.OK, SolverStatus.ROUND_OFF, SolverStatus.LEAST_SQUARES):
+            raise Breakdown(f"{self!r}: {solution}: {solution.status.advice}")
+        return solution.x
+
+    def __repr__(self) -> str:
+        return f"ShiftedInverse({self.A!r}, σ={self.sigma:g})"

@@ -12,8 +12,10 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from precondlab.errors import NotSymmetric, Status
+from precondlab.krylov.inverse import ShiftedInverse
 from precondlab.krylov.schur import GolubKahanSchur, KrylovSchur
 from precondlab.operator import Operator, as_operator
+from precondlab.space import Space
 
 __all__ = ["Eigenpairs", "ExtremesStatus", "SingularTriplets", "eigsh", "svds"]
 
@@ -89,8 +91,11 @@ def eigsh(
     k: int = 6,
     *,
     which: Which = "LM",
+    sigma: float | None = None,
+    OPinv: LinearOperator | None = None,
     v0: Tensor | None = None,
     ncv: int | None = None,
+    memory_budget: int = 2**30,
     num_matvecs: int | None = None,
     tol: float = 0.0,
     generator: torch.Generator | None = None,
@@ -110,11 +115,18 @@ def eigsh(
         Number of eigenvalues, below n.
     which
         ``"LM"`` largest in modulus, ``"LA"`` largest, ``"SA"`` smallest, ``"SM"`` smallest in modulus (slow for
-        interior values), ``"BE"`` half from each end.
+        interior values), ``"BE"`` half from each end. With ``sigma`` it belongs to ``1/(λ − σ)``: ``"LM"`` then
+        means nearest to σ.
+    sigma, OPinv
+        Shift σ for interior eigenvalues, and ``(A − σI)⁻¹``: by default solves with
+        :func:`~precondlab.krylov.minres`.
     v0
         Start vector ``[n]`` or block ``[n p]``, for example Ritz vectors of a nearby operator; random by default.
     ncv
-        Largest number of basis vectors; ``min(n, max(2k + 1, 20))`` by default. Memory is ncv + p vectors.
+        Largest number of basis vectors; by default ``min(n, max(2k + 1, 20))``, or fewer if ncv + p vectors do not
+        fit the memory budget.
+    memory_budget
+        Bytes the basis may take.
     num_matvecs
         Budget of products; ``10 n`` by default, as SciPy's.
     tol
@@ -145,9 +157,10 @@ def eigsh(
         raise ValueError(f"eigsh: which should be 'LM', 'LA', 'SA', 'SM' or 'BE', got {which!r}")
     if not A.symmetric:
         _require_symmetry(A)
+    target = A if sigma is None else as_operator(OPinv, like=A) if OPinv is not None else ShiftedInverse(A, sigma)
     start = _start("eigsh", A.domain, v0, generator)
-    k, size, budget = _sizes("eigsh", n, k, ncv, start.shape[1], num_matvecs)
-    K = KrylovSchur(A, start, capacity=size + start.shape[1], generator=generator)
+    k, size, budget = _sizes("eigsh", A.domain, k, ncv, start.shape[1], num_matvecs, memory_budget)
+    K = KrylovSchur(target, start, capacity=size + start.shape[1], generator=generator)
     while True:
         K.step()
         if callback is not None:
@@ -163,9 +176,14 @@ def eigsh(
         if K.basis.room < K.block and K.basis.size < n:
             kept = _select(values, which, min(len(values) - K.block, k + (size - k) // 3))
             K.restart(Y[:, kept])
+    values, residuals, X = values[wanted], residuals[wanted], K.vectors(Y[:, wanted])
+    products = K.num_matvecs
+    if sigma is not None:
+        values, residuals = _unshifted(A, X, sigma, values)
+        products = len(wanted) + (target.products if isinstance(target, ShiftedInverse) else 0)
+    order = np.argsort(values)
     status = ExtremesStatus.OK if done else ExtremesStatus.NOT_CONVERGED
-    order = wanted[np.argsort(values[wanted])]
-    return Eigenpairs(values[order], K.vectors(Y[:, order]), residuals[order], status, K.num_matvecs)
+    return Eigenpairs(values[order], X[:, torch.as_tensor(order)], residuals[order], status, products)
 
 
 def svds(
@@ -176,6 +194,7 @@ def svds(
     which: Literal["LM", "SM"] = "LM",
     v0: Tensor | None = None,
     ncv: int | None = None,
+    memory_budget: int = 2**30,
     num_matvecs: int | None = None,
     tol: float = 0.0,
     generator: torch.Generator | None = None,
@@ -201,7 +220,7 @@ def svds(
     target = J.H if wide else J
     n = target.shape[1]
     start = _start("svds", target.domain, v0, generator)
-    k, size, budget = _sizes("svds", n, k, ncv, start.shape[1], num_matvecs)
+    k, size, budget = _sizes("svds", target.domain, k, ncv, start.shape[1], num_matvecs, memory_budget // 2)
     K = GolubKahanSchur(target, start, capacity=size + start.shape[1], generator=generator)
     while True:
         K.step()
@@ -235,15 +254,34 @@ def _start(who: str, space: Any, v0: Tensor | None, generator: torch.Generator |
     return block
 
 
-def _sizes(who: str, n: int, k: int, ncv: int | None, p: int, num_matvecs: int | None) -> tuple[int, int, int]:
+def _sizes(
+    who: str, space: Space, k: int, ncv: int | None, p: int, num_matvecs: int | None, memory_budget: int
+) -> tuple[int, int, int]:
+    """Return k, the number of basis vectors before a restart, and the budget of products."""
+    n = space.size
     if not 1 <= k <= n:
         raise ValueError(f"{who}: k should be between 1 and {n}, got {k}")
-    size = min(n, max(2 * k + 1, 20)) if ncv is None else ncv
-    if not (k < size <= n or size == n):
-        raise ValueError(f"{who}: ncv should be above k = {k} and at most {n}, got {ncv}")
+    least = min(n, k + 2 * p)
+    size = min(n, max(2 * k + 1, 20, least)) if ncv is None else ncv
+    if not least <= size <= n:
+        raise ValueError(f"{who}: ncv should be between {least} (k and two blocks) and {n}, got {ncv}")
     if num_matvecs is not None and num_matvecs < 1:
         raise ValueError(f"{who}: num_matvecs should be ≥ 1, got {num_matvecs}")
-    return k, min(n, max(size, k + 2 * p)), 10 * n if num_matvecs is None else num_matvecs
+    bytes_per_vector = n * space.dtype.itemsize
+    fits = memory_budget // max(bytes_per_vector, 1) - p
+    if fits < (least if ncv is None else size):
+        raise ValueError(
+            f"{who}: {(least if ncv is None else size) + p} vectors of {bytes_per_vector:,} bytes exceed the memory "
+            f"budget of {memory_budget:,} bytes; raise memory_budget, or lower k or ncv"
+        )
+    return k, min(size, fits), 10 * n if num_matvecs is None else num_matvecs
+
+
+def _unshifted(A: Operator, X: Tensor, sigma: float, inverse_values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return eigenvalues ``σ + 1/θ`` of A and their residuals, by a product with A."""
+    values = sigma + 1 / inverse_values
+    R = A.forward(X) - X * torch.as_tensor(values).to(X)
+    return values, R.norm(dim=0).double().cpu().numpy()
 
 
 def _select(values: np.ndarray, which: Which, k: int) -> np.ndarray:

@@ -86,6 +86,29 @@ def test_warm_start_takes_fewer_products():
     assert warm.num_matvecs < 0.5 * cold.num_matvecs
 
 
+@given(seed=st.integers(0, 2**31), sigma=st.floats(-0.9, 0.9))
+def test_interior_eigenvalues_by_shift(seed, sigma):
+    values = np.linspace(-1, 1, 41)
+    A = symmetric(values, seed)
+    if np.abs(values - sigma).min() < 1e-3:
+        return
+    found = eigsh(A, 2, sigma=sigma).check()
+    nearest = np.sort(values[np.argsort(np.abs(values - sigma))[:2]])
+    np.testing.assert_allclose(found.values, nearest, atol=1e-9)
+    assert found.residuals.max() < 1e-8
+
+
+def test_a_memory_budget_restarts_earlier_and_says_what_it_needs():
+    A = symmetric(np.arange(1, 201.0) ** 2)
+    budget = 10 * 200 * 8
+    sizes = []
+    found = eigsh(A, 2, which="LA", memory_budget=budget, callback=lambda K: sizes.append(K.basis.size)).check()
+    assert max(sizes) * 200 * 8 <= budget
+    np.testing.assert_allclose(found.values, [199**2, 200**2], rtol=1e-12)
+    with pytest.raises(ValueError, match="memory_budget"):
+        eigsh(A, 8, memory_budget=budget)
+
+
 def test_run_interrupted_and_resumed_is_the_same_bit_for_bit():
     from precondlab.krylov import KrylovSchur
 
