@@ -9,7 +9,17 @@ from precondlab.map import Map
 from precondlab.operator import Operator, as_operator
 from precondlab.operators import GGN, Gram, Hessian, Jacobian, Kernel, tangent
 from precondlab.space import Space
-from precondlab.spectrum import condition
+from precondlab.spectrum import (
+    condition,
+    diagonal,
+    effective_dimension,
+    frobenius_norm,
+    kernel_polynomial,
+    logdet,
+    spectral_density,
+    spectral_measure,
+    trace,
+)
 from precondlab.symbol import Symbol
 from precondlab.training import optimizers as optim
 
@@ -31,14 +41,22 @@ __all__ = [
     "Symbol",
     "as_operator",
     "condition",
+    "diagonal",
+    "effective_dimension",
+    "frobenius_norm",
+    "kernel_polynomial",
     "krylov",
+    "logdet",
     "models",
     "operators",
     "optim",
     "preconditioners",
     "predict_training",
     "problems",
+    "spectral_density",
+    "spectral_measure",
     "spectrum",
     "tangent",
     "testing",
+    "trace",
 ]

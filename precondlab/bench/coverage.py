@@ -96,7 +96,7 @@ def _drawn(count: int) -> Iterator[Trial]:
         deadline=None,
         database=None,
         phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
     )
     @given(operators_with_spectrum())
     def collect(known: Known) -> None:

@@ -1,6 +1,17 @@
 """Pictures and tables of results."""
 
+from precondlab.report.densities import draw_cumulative, draw_density, draw_measure
 from precondlab.report.plots import draw_curves, draw_scaling, draw_spectra, style
 from precondlab.report.tables import Row, Table
 
-__all__ = ["Row", "Table", "draw_curves", "draw_scaling", "draw_spectra", "style"]
+__all__ = [
+    "Row",
+    "Table",
+    "draw_cumulative",
+    "draw_curves",
+    "draw_density",
+    "draw_measure",
+    "draw_scaling",
+    "draw_spectra",
+    "style",
+]
