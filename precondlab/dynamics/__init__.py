@@ -1,6 +1,7 @@
 """How training moves: loss curves and step counts predicted from the spectrum, and measured."""
 
 from precondlab.dynamics.descent import Descent, descent, steps_bound
+from precondlab.dynamics.drift import Estimate, Observation, observe, remainder
 from precondlab.dynamics.methods import ConjugateGradients, GradientDescent, Momentum
 from precondlab.dynamics.prediction import Departure, TrainingCurve, departure, predict_training
 
@@ -8,11 +9,15 @@ __all__ = [
     "ConjugateGradients",
     "Departure",
     "Descent",
+    "Estimate",
     "GradientDescent",
     "Momentum",
+    "Observation",
     "TrainingCurve",
     "departure",
     "descent",
+    "observe",
     "predict_training",
+    "remainder",
     "steps_bound",
 ]

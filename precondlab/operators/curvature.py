@@ -167,7 +167,7 @@ class _Outputs(Graph):
 def _outputs(model: nn.Module, params: dict[str, Tensor], space: Space, batch: Batch) -> NetworkOutputs | _Outputs:
     """Return the closed form where a few samples show that it is one, else a graph."""
     inputs = batch.inputs
-    if isinstance(inputs, Tensor) and inputs.dim() == 2 and inputs.dtype == space.dtype and not _tied(model):
+    if isinstance(inputs, Tensor) and inputs.dim() == 2 and inputs.dtype == space.dtype:
         try:
             few = inputs[:_SAMPLE]
             sample = NetworkOutputs(model, params, space, few)
@@ -188,10 +188,6 @@ def _used(outputs: NetworkOutputs | _Outputs) -> set[str]:
     u = Space(len(outputs.value), dtype=outputs.space.dtype, device=outputs.space.device).random(1)
     with torch.no_grad():
         return {name for name, part in outputs.space.unravel(outputs.vjp(u)[:, 0]).items() if part.any()}
-
-
-def _tied(model: nn.Module) -> bool:
-    return len(list(model.named_parameters())) != len(list(model.named_parameters(remove_duplicate=False)))
 
 
 class _LossHessian:
