@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,7 +137,7 @@ class Departure:
     status: DepartureStatus
 
 
-def departure(curve: TrainingCurve, measured: np.ndarray | list[float], /, *, rtol: float = 0.01) -> Departure:
+def departure(curve: TrainingCurve, measured: Sequence[float] | np.ndarray, /, *, rtol: float = 0.01) -> Departure:
     """Say at which step measured losses ``L(0), L(1), …`` leave the predicted bounds by more than ``rtol``.
 
     Raises ValueError for losses that are more than predicted, or none.

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from precondlab.dynamics import TrainingCurve, departure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_curves", "draw_scaling", "draw_spectra", "style"]
+__all__ = ["draw_curves", "draw_prediction", "draw_scaling", "draw_spectra", "style"]
 
 
 @contextlib.contextmanager
@@ -58,6 +60,21 @@ def draw_curves(
         axes.plot(steps, values, "k:" if predicted else "-", linewidth=1.2 if predicted else 2.4, label=label)
     axes.set(xlabel="step + 1" if logx else "step", ylabel=ylabel, yscale="log", xscale="log" if logx else "linear")
     axes.legend()
+    return axes
+
+
+def draw_prediction(
+    axes: Axes, curve: TrainingCurve, measured: Sequence[float] | np.ndarray, *, rtol: float = 0.01, logx: bool = False
+) -> Axes:
+    """Draw measured losses over their prediction and its bounds; a line marks the step where they part."""
+    draw_curves(axes, {"measured": measured, "predicted": curve.loss}, logx=logx)
+    shift = 1 if logx else 0
+    steps = np.arange(len(curve.loss)) + shift
+    axes.fill_between(steps, curve.lower, curve.upper, where=np.isfinite(curve.upper).tolist(), alpha=0.3)
+    left = departure(curve, measured, rtol=rtol)
+    if left.step is not None:
+        axes.axvline(left.step + shift, color="0.5", linewidth=1, label=f"no longer linear: step {left.step}")
+        axes.legend()
     return axes
 
 
