@@ -21,7 +21,8 @@ except ImportError as error:
     raise SystemExit("the command line needs typer and rich: pip install 'precondlab[cli]'") from error
 
 from precondlab import demo as demonstration
-from precondlab.factory import FactoryError, load_residual
+from precondlab import preconditioners
+from precondlab.factory import FactoryError, load_problem, load_residual
 from precondlab.operators import Gram, Jacobian
 from precondlab.report import Table
 from precondlab.spectrum import condition as condition_of
@@ -116,6 +117,39 @@ def condition(
         for path in pictures:
             console.print(f"wrote {path}")
     raise typer.Exit(0 if result.status.ok else 1)
+
+
+@app.command()
+def precondition(
+    target: Annotated[str, typer.Argument(metavar="PROBLEM", help="Name of a problem, or FILE.py:FACTORY.")],
+    frequencies: Annotated[int, typer.Option(min=1, help="Highest frequency of the Fourier series, for a name.")] = 20,
+    budget: Annotated[int, typer.Option(min=2, help="Products each candidate may spend.")] = 500,
+    damping: Annotated[float, typer.Option(min=0.0, help="Added to A; positive for a singular A.")] = 0.0,
+    out: Annotated[Path | None, typer.Option(help="Folder for a picture of the spectra before and after.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Try the preconditioners that apply to A = JᵀJ and rank them by what a solution costs."""
+    try:
+        more = {}
+        if ":" in target:
+            residual = load_residual(target)
+        else:
+            problem, model, residual = load_problem(target, frequencies=frequencies)
+            if getattr(problem, "symbol", None) is not None:
+                more["symbol"] = preconditioners.symbol(problem, model)
+        A = Gram(Jacobian(residual))
+        found = preconditioners.design(A, budget=budget, candidates=more, damping=damping)
+        pictures = [] if out is None else [demonstration.draw_design(A, found, out)]
+    except (ArithmeticError, FactoryError, TypeError, ValueError) as error:
+        progress.print(f"[bold red]error:[/] {escape(str(error))}")
+        raise typer.Exit(2) from None
+    if as_json:
+        _print_json(found.to_dict() | {"pictures": [str(path) for path in pictures], "environment": environment()})
+    else:
+        console.print(f"{A!r}\n\n{found}", markup=False, highlight=False, soft_wrap=True)
+        for path in pictures:
+            console.print(f"wrote {path}")
+    raise typer.Exit(0 if found.best.status.ok else 1)
 
 
 @app.command()

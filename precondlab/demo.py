@@ -12,7 +12,7 @@ from precondlab.dynamics import predict_training
 from precondlab.models import fourier
 from precondlab.operator import Operator
 from precondlab.operators import Diagonal, Gram, Jacobian
-from precondlab.preconditioners import symbol
+from precondlab.preconditioners import Design, symbol
 from precondlab.problems import poisson
 from precondlab.report import draw_curves, draw_scaling, draw_spectra, style
 from precondlab.spectrum import condition
@@ -94,6 +94,23 @@ def draw_residual(J: Jacobian, out: Path, *, steps: int) -> list[Path]:
         figure.savefig(pictures[-1])
         plt.close("all")
     return pictures
+
+
+def draw_design(A: Gram, found: Design, out: Path) -> Path:
+    """Draw the spectrum of A and of ``SᴴAS`` for the best candidates that have a factor S."""
+    out.mkdir(parents=True, exist_ok=True)
+    spectra = {}
+    for candidate in [c for c in found.candidates if c.name == "none"] + list(found.candidates[:4]):
+        root = None if candidate.preconditioner is None else candidate.preconditioner.sqrt
+        if candidate.name == "none" or root is not None:
+            spectra[candidate.name] = _eigenvalues(A.J if root is None else A.J @ root)
+    with style() as plt:
+        figure, axes = plt.subplots()
+        draw_spectra(axes, spectra)
+        axes.set_title("Spectrum before and after")
+        figure.savefig(out / "precondition.png")
+        plt.close("all")
+    return out / "precondition.png"
 
 
 def _jacobian(frequencies: int, weights: dict[str, float]) -> Jacobian:

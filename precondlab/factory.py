@@ -1,4 +1,4 @@
-"""Load a user's residual from ``FILE.py:FACTORY``."""
+"""Load a residual: a user's from ``FILE.py:FACTORY``, or a problem of the library by its name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from types import ModuleType
 
 from torch import nn
 
+from precondlab import problems
+from precondlab.catalogue import factories
 from precondlab.map import Map
+from precondlab.models import fourier
+from precondlab.models.fourier import FourierSeries
+from precondlab.problems import Problem
 
-__all__ = ["FactoryError", "load_residual"]
+__all__ = ["FactoryError", "load_problem", "load_residual"]
 
 
 class FactoryError(ValueError):
@@ -44,6 +49,26 @@ def load_residual(target: str) -> Map:
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module) and callable(made[1]):
         return Map.of_module(*made)
     raise FactoryError(f"{target} should return a pl.Map or a pair (model, closure), got {type(made).__name__}")
+
+
+def load_problem(name: str, *, frequencies: int) -> tuple[Problem, FourierSeries, Map]:
+    """Return a problem of the library by its name, with a Fourier series and its residual.
+
+    Raises
+    ------
+    FactoryError
+        If there is no problem of that name.
+
+    >>> load_problem("poisson", frequencies=2)[2]
+    Map[5 parameters → {interior: 16, boundary: 2}]
+    """
+    known = factories(problems, "Problem")
+    if name not in known:
+        raise FactoryError(f"expected FILE.py:FACTORY or a problem of {', '.join(known)}; got {name!r}")
+    problem = known[name]()
+    model = fourier(frequencies, domain=problem.domain)
+    per_axis = 4 * frequencies + 8
+    return problem, model, problem.residual(model, interior=per_axis ** len(problem.domain), boundary=4 * per_axis)
 
 
 def _load(path: Path) -> ModuleType:

@@ -1,6 +1,7 @@
 """Preconditioners: functions that return an operator approximating the inverse of A."""
 
 from precondlab.preconditioners.deflation import deflation
+from precondlab.preconditioners.design import Candidate, Design, DesignStatus, design
 from precondlab.preconditioners.diagonal import block_jacobi, jacobi
 from precondlab.preconditioners.lowrank import nystrom, nystrom_adaptive, pivoted_cholesky
 from precondlab.preconditioners.preconditioner import Preconditioner
@@ -9,10 +10,14 @@ from precondlab.preconditioners.weights import Balance, balance
 
 __all__ = [
     "Balance",
+    "Candidate",
+    "Design",
+    "DesignStatus",
     "Preconditioner",
     "balance",
     "block_jacobi",
     "deflation",
+    "design",
     "jacobi",
     "nystrom",
     "nystrom_adaptive",
