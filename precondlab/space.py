@@ -116,8 +116,12 @@ class Space:
         }
 
     def inner(self, U: Tensor, V: Tensor) -> Tensor:
-        """Return ``UᴴV`` for blocks of columns; the one place that knows how vectors are stored."""
+        """Return ``UᴴV`` for blocks of columns; with :meth:`dots` the one place that knows how vectors are stored."""
         return U.mH @ V
+
+    def dots(self, U: Tensor, V: Tensor) -> Tensor:
+        """Return ``uᵢᴴvᵢ`` of equal columns of two blocks ``[size k]``."""
+        return torch.linalg.vecdot(U, V, dim=0)
 
     def zeros(self, *columns: int) -> Tensor:
         """Return zero vectors ``[size, *columns]``."""

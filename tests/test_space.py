@@ -106,3 +106,10 @@ def test_spaces_match_by_size_dtype_and_device_whatever_the_blocks():
     assert not Space(3).matches(Space(3, dtype=torch.float32))
     assert not Space(3).matches(Space(3, device="meta"))
     assert not Space(3).matches(Space(4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_dots_are_the_diagonal_of_inner(dtype):
+    space = Space(7, dtype=dtype)
+    U, V = space.random(3), space.random(3, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(space.dots(U, V), space.inner(U, V).diagonal())

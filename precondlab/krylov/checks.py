@@ -19,8 +19,7 @@ def dots(space: Space, *pairs: tuple[Tensor, Tensor]) -> np.ndarray:
     >>> dots(Space(2, dtype=torch.float32), (torch.eye(2), torch.tensor([[1.0, 2.0], [3.0, 4.0]])))
     array([[1., 4.]])
     """
-    columns = [space.inner(U.mT[:, :, None], V.mT[:, :, None])[:, 0, 0].real for U, V in pairs]
-    return torch.stack(columns).double().numpy(force=True)
+    return torch.stack([space.dots(U, V).real for U, V in pairs]).double().numpy(force=True)
 
 
 def require_finite(values: np.ndarray, A: Operator, product: int) -> None:
