@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from precondlab import krylov, models, operators, preconditioners, problems, spectrum, testing
+from precondlab import dynamics, krylov, models, operators, preconditioners, problems, spectrum, testing
 from precondlab.differentiation import Pointwise
 from precondlab.dynamics import predict_training
 from precondlab.map import Map

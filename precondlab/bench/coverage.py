@@ -49,7 +49,8 @@ def run(*, runs: int = 10_000, report: Callable[[str], object]) -> Row:
     """Enclose κ of every matrix of the gallery and of drawn ones, at random budgets, and count what held.
 
     A trial counts as covered if ``lower ≤ κ ≤ upper`` at the nominal confidence; a *false certificate* is a status
-    OK with κ outside, of the same run at a confidence of 1 − 1e-9; a *ghost* is an eigenvalue that :func:`~precondlab.spectrum.eigsh` returns more often than it occurs.
+    OK with κ outside, of the same run at a confidence of 1 − 1e-9; a *ghost* is an eigenvalue that
+    :func:`~precondlab.spectrum.eigsh` returns more often than it occurs.
     """
     families = {name: _rotated(factory) for name, factory in gallery.families().items()}
     each = math.ceil(runs / (len(families) + 4))
