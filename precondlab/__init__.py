@@ -45,6 +45,7 @@ __all__ = [
     "effective_dimension",
     "frobenius_norm",
     "kernel_polynomial",
+    "dynamics",
     "krylov",
     "logdet",
     "models",
