@@ -24,7 +24,7 @@ _NOISY_IN_TRAINING = (
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.RReLU),
 )
-_EVALUATED_AT_ONCE = 1024  # points of a block
+_EVALUATED_AT_ONCE = 256  # points of a block
 _SAMPLE = 48  # rows per block on which routes are checked and memory is measured
 
 

@@ -12,6 +12,8 @@ from precondlab.map import Map, Rows
 __all__ = ["Chunks"]
 
 _LARGEST = 4096  # rows per chunk where not all chunks can be kept
+_VECTORS = 6  # of parameters and of rows, that exist at once in a product
+_USABLE = 15 / 16  # of a budget; the rest is lost to holes in the heap
 
 
 class Chunks:
@@ -36,6 +38,9 @@ class Chunks:
                 f"Jacobian: memory_budget={memory_budget:,} bytes is too small for one row, "
                 f"which needs about {largest:,.0f} bytes"
             )
+        if bounded:
+            vectors = _VECTORS * map.domain.dtype.itemsize * (map.domain.size + map.codomain.size)
+            memory_budget = max(0, int(_USABLE * memory_budget) - vectors)
         whole = bounded or total <= memory_budget
         step = max(1, min(int(memory_budget / max(largest, 1.0)) // 4, _LARGEST))
         kept = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +36,11 @@ class Jacobian(Operator):
         fastest one that passes the self-check (adjoint identity, finite differences,
         repeatability, unchanged buffers). The repr names the route in use.
     memory_budget
-        Bytes that may be kept between products; the working memory of a product comes on top. A map
-        given block by block is differentiated in chunks of rows if it needs more; chunks that do not
-        fit together are rebuilt in every product.
+        Bytes. A map given block by block is differentiated in chunks of rows if it needs more; chunks that
+        do not fit together are rebuilt in every product. With ``jets`` it covers set-up and a product with
+        one vector, everything included, down to the least that these take: 6 vectors and a chunk; each
+        further column of a block takes 3 vectors more. With other routes it covers what is kept between
+        products, and the working memory of a product comes on top.
 
     Raises
     ------
@@ -174,10 +176,7 @@ class Jacobian(Operator):
         U = U * self._scale[self._rows, None]
         if self._matrix is not None:
             return (U.T.contiguous() @ self._matrix[self._rows]).T
-        total = self.domain.zeros(U.shape[1])
-        for rows, part, route in self._chunks(self._rows):
-            total += route.vjp(_pad(U[rows], part, len(route.value)))
-        return total
+        return _sum(route.vjp(_pad(U[rows], part, len(route.value))) for rows, part, route in self._chunks(self._rows))
 
     def gram(self, V: Tensor) -> Tensor:
         """Return ``JᵀJ V`` for a block ``[n k]``, visiting every chunk once."""
@@ -189,10 +188,10 @@ class Jacobian(Operator):
 
     def _free_gram(self, V: Tensor) -> Tensor:
         square = self._scale[self._rows, None] ** 2
-        total = self.domain.zeros(V.shape[1])
-        for rows, part, route in self._chunks(self._rows):
-            total += route.gram(V, _pad(square[rows], part, len(route.value))[:, 0])
-        return total
+        return _sum(
+            route.gram(V, _pad(square[rows], part, len(route.value))[:, 0])
+            for rows, part, route in self._chunks(self._rows)
+        )
 
     def _free_dense(self, rows: slice) -> Tensor:
         return torch.cat([route.dense()[part] for _, part, route in self._chunks(rows)])
@@ -236,6 +235,15 @@ def _point(map: Map, at: Mapping[str, Tensor] | Tensor | None) -> dict[str, Tens
     if any(not value.isfinite().all() for value in point.values()):
         raise ValueError("Jacobian: the point of linearization has entries that are not finite")
     return point
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    """Add new tensors into the first of them."""
+    terms = iter(terms)
+    total = next(terms)
+    for term in terms:
+        total += term
+    return total
 
 
 def _pad(U: Tensor, part: slice, size: int) -> Tensor:

@@ -114,17 +114,31 @@ def test_single_precision():
     check_against_graph(pl.problems.poisson(dim=2).residual(model, interior=30, boundary=8), 1e-5)
 
 
-@pytest.mark.parametrize("budget", [3_000, 50_000])
+@pytest.mark.parametrize("budget", [3_000, 50_000, 11_000_000])
 def test_a_memory_budget_changes_nothing_but_memory(budget):
     model = pl.models.mlp((2, 16, 16, 1), seed=0)
     r = pl.problems.poisson(dim=2).residual(model, interior=3000, boundary=8)
     whole, small = pl.Jacobian(r, route="jets"), pl.Jacobian(r, route="jets", memory_budget=budget)
     assert sum(route.kept_bytes for _, _, route in small._chunks(slice(0, r.codomain.size))) <= budget
-    assert "rebuilt" in repr(small)
+    assert "rebuilt" in repr(small) and ("100% rebuilt" in repr(small)) == (budget < 10**6)
     v = r.domain.random()
     torch.testing.assert_close(pl.Gram(small) @ v, pl.Gram(whole) @ v)
     with pytest.raises(ValueError, match="too small for one row, which needs about"):
         pl.Jacobian(r, route="jets", memory_budget=10)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_kept_moves_into_one_piece(name):
+    model = NETWORKS[name]().double()
+    params = {key: p.detach() for key, p in model.named_parameters()}
+    space = pl.Space.of(params)
+    moved = Network(model, list(params)).linearize(params, JetAlgebra([{(2, 0): 1.0}]), torch.rand(7, 2, dtype=F64))
+    changes = {key: value[None] for key, value in space.unravel(space.random()).items()}
+    before, size = moved.tangent(changes), moved.kept_bytes
+    moved.pack()
+    assert len({t.untyped_storage().data_ptr() for t in moved._kept()}) == 1
+    assert size <= moved.kept_bytes < size + 64 * len(moved._kept())
+    assert torch.equal(moved.tangent(changes), before)
 
 
 def test_third_derivatives_of_a_small_network_to_forty_digits():

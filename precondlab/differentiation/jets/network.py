@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ __all__ = ["LAYERS", "Linearized", "Network", "Unsupported"]
 LAYERS: dict[type[nn.Module], Callable[[nn.Module, dict[str, Tensor], dict[int, str]], Layer]] = {}
 
 Make = Callable[[dict[str, Tensor]], Layer]
+
+_ALIGNED = 64  # bytes
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,24 @@ class Linearized:
         """Bytes kept for tangent and adjoint passes, each storage once."""
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self._kept()}
         return sum(storages.values())
+
+    def pack(self) -> None:
+        """Move what is kept into one piece of memory: small pieces between passing ones leave holes in the heap."""
+        kept = {t.untyped_storage().data_ptr(): t for t in self._kept()}
+        sizes = [-(-t.untyped_storage().nbytes() // _ALIGNED) * _ALIGNED for t in kept.values()]
+        device = next(iter(kept.values())).device
+        whole = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
+        starts = dict(zip(kept, itertools.accumulate(sizes, initial=0), strict=False))
+        for pointer, t in kept.items():
+            source = torch.empty(0, dtype=torch.uint8, device=device).set_(t.untyped_storage())
+            whole[starts[pointer] : starts[pointer] + len(source)] = source
+        for layer in self._layers:
+            for name, t in vars(layer).items():
+                start = starts.get(t.untyped_storage().data_ptr()) if isinstance(t, Tensor) else None
+                if start is not None:
+                    offset = start // t.itemsize + t.storage_offset()
+                    moved = torch.empty(0, dtype=t.dtype, device=device)
+                    setattr(layer, name, moved.set_(whole.untyped_storage(), offset, t.shape, t.stride()))
 
     def _kept(self) -> list[Tensor]:
         return [t for layer in self._layers for t in layer.kept()]

@@ -34,6 +34,20 @@ class _Group:
     value: Tensor  # [N c]
     slopes: Tensor  # ∂residual/∂jet [C, N, c]
 
+    @property
+    def working_bytes(self) -> int:
+        """Bytes taken while the network is rebuilt and multiplied with one vector."""
+        return 3 * self.network().kept_bytes
+
+    def keep(self, memory_budget: int) -> int:
+        """Keep the network in one piece if the budget allows, else let it go; return what is left."""
+        memory_budget -= self.value.nbytes + self.slopes.nbytes
+        if self.kept is None or self.kept.kept_bytes > memory_budget:
+            self.kept = None
+            return memory_budget
+        self.kept.pack()
+        return memory_budget - self.kept.kept_bytes
+
     def network(self) -> Linearized:
         return self.build() if self.kept is None else self.kept
 
@@ -80,9 +94,9 @@ class Jets(Route):
                 if not isinstance(rows, Pointwise):
                     raise Unsupported(f"the block {name!r}, which is not a pl.Pointwise of one model")
                 for group in _groups(rows, everything, list(space.shapes), x, root):
-                    memory_budget -= group.kept.kept_bytes if group.kept is not None else 0
-                    if memory_budget < 0:
-                        group.kept = None
+                    if not self._groups:  # blocks follow each other: one group at a time is worked on
+                        memory_budget -= group.working_bytes
+                    memory_budget = group.keep(memory_budget)
                     self._groups.append(group)
         self.value = torch.cat([group.value for group in self._groups])
 
@@ -97,14 +111,14 @@ class Jets(Route):
         return kept / len(self.value)
 
     def jvp(self, V: Tensor) -> Tensor:
-        return torch.cat([self._jvp(part) for part in V.split(_COLUMNS, dim=1)], dim=1)
+        return _by_columns(self._jvp, V, len(self.value))
 
     def vjp(self, U: Tensor) -> Tensor:
-        return torch.cat([self._vjp(part) for part in U.split(_COLUMNS, dim=1)], dim=1)
+        return _by_columns(self._vjp, U, self.space.size)
 
     def gram(self, V: Tensor, square: Tensor) -> Tensor:
         """Return ``Jᵀ diag(square) J V``, group by group while its data are in cache."""
-        return torch.cat([self._gram(part, square) for part in V.split(_COLUMNS, dim=1)], dim=1)
+        return _by_columns(lambda part: self._gram(part, square), V, self.space.size)
 
     def dense(self) -> Tensor:
         """Return J ``[m n]`` from one adjoint pass: every row is a sum of outer products per layer."""
@@ -166,10 +180,10 @@ class NetworkOutputs(Route):
         return sum(part.kept_bytes for part in self._parts)
 
     def jvp(self, V: Tensor) -> Tensor:
-        return torch.cat([self._jvp(part) for part in V.split(_COLUMNS, dim=1)], dim=1)
+        return _by_columns(self._jvp, V, len(self.value))
 
     def vjp(self, U: Tensor) -> Tensor:
-        return torch.cat([self._vjp(part) for part in U.split(_COLUMNS, dim=1)], dim=1)
+        return _by_columns(self._vjp, U, self.space.size)
 
     def _jvp(self, V: Tensor) -> Tensor:
         params = self.space.unravel(V.T.contiguous())
@@ -182,6 +196,16 @@ class NetworkOutputs(Route):
         for part, weight in zip(self._parts, w.split(self._sizes), strict=True):
             part.adjoint(weight.unsqueeze(0), gradients)
         return self.space.ravel(gradients).T
+
+
+def _by_columns(product: Callable[[Tensor], Tensor], V: Tensor, size: int) -> Tensor:
+    """Apply to a few columns at a time."""
+    if V.shape[1] <= _COLUMNS:
+        return product(V)
+    result = V.new_empty(V.shape[1], size)
+    for part, target in zip(V.split(_COLUMNS, dim=1), result.split(_COLUMNS), strict=True):
+        target.copy_(product(part).T)
+    return result.T
 
 
 def _groups(
