@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 
-from precondlab.bench.cases import Case
+from precondlab.bench.cases import IMAGE, LENGTH, Case
 
 __all__ = ["flops", "shapes"]
 
@@ -31,11 +32,14 @@ def flops(case: Case) -> int:
     case
         Network and numbers of points.
 
+    For an encoder the rows are tokens, and the two products of attention count as layers; for convolutions a
+    row is an image.
+
     >>> flops(Case("", "laplacian", (2, 3, 1), points=10, boundary=5))  # 2·(4·10 + 5)·(2·6 + 4·3)
     2160
     """
-    first, *others = (a * b for a, b in itertools.pairwise(case.sizes))
-    return 2 * case.rows * (2 * first + 4 * sum(others))
+    first, others = _multiplications(case)
+    return 2 * case.rows * (2 * first + 4 * others)
 
 
 def shapes(case: Case) -> list[tuple[int, int, int]]:
@@ -44,7 +48,21 @@ def shapes(case: Case) -> list[tuple[int, int, int]]:
     Whole rows and chunks of them through the widest layers, and the gradient of their weights; the bound
     is made with the highest of the rates.
     """
-    widest = max(itertools.pairwise(case.sizes), key=lambda pair: pair[0] * pair[1])
-    chunk = min(case.rows, case.channels * _CHUNK)
-    found = [(rows, *widest) for rows in (chunk, case.rows)] + [(widest[1], chunk, widest[0])]
+    a, b, *_ = case.sizes
+    widest = (9 * a, b) if case.task == "convolution" else max(itertools.pairwise(case.sizes), key=math.prod)
+    rows = case.rows * (IMAGE // 2) ** 2 if case.task == "convolution" else case.rows
+    chunk = min(rows, case.channels * _CHUNK)
+    found = [(m, *widest) for m in (chunk, rows)] + [(widest[1], chunk, widest[0])]
     return sorted(set(found))
+
+
+def _multiplications(case: Case) -> tuple[int, int]:
+    """Return the multiplications per row of the first layer, and of all others."""
+    if case.task == "encoder":
+        d, w, f, classes = case.sizes
+        return d * w, 4 * w * w + 2 * LENGTH * w + 2 * w * f + w * classes // LENGTH
+    if case.task == "convolution":
+        a, b, classes = case.sizes
+        return 9 * a * IMAGE**2, 9 * a * b * (IMAGE // 2) ** 2 + b * (IMAGE // 4) ** 2 * classes
+    first, *others = (a * b for a, b in itertools.pairwise(case.sizes))
+    return first, sum(others)

@@ -31,6 +31,8 @@ class Inputs:
         √ of the quadrature weights, which multiply the rows.
     labels
         Classes of the points, for a classifier.
+    theta
+        All parameters of a network that is not plain.
     """
 
     case: Case
@@ -40,19 +42,21 @@ class Inputs:
     scale: Array
     boundary_scale: Array
     labels: Array = field(repr=False)
+    theta: Array = field(repr=False)
 
 
 def write(case: Case, path: Path) -> None:
     """Write the inputs of a case; random numbers repeat."""
     generator = np.random.default_rng(0)
     arrays: dict[str, Array] = {}
-    for index, (a, b) in enumerate(itertools.pairwise(case.sizes)):
+    for index, (a, b) in enumerate(itertools.pairwise(case.sizes) if case.plain else ()):
         reach = 1 / math.sqrt(a)
         arrays[f"weight{index}"] = generator.uniform(-reach, reach, (b, a))
         arrays[f"bias{index}"] = generator.uniform(-reach, reach, b)
     points, boundary, weights, boundary_weights = _points(case, generator)
     arrays |= {"points": points, "boundary": boundary}
     arrays |= {"scale": np.sqrt(weights), "boundary_scale": np.sqrt(boundary_weights)}
+    arrays["theta"] = np.zeros(0) if case.plain else 0.1 * generator.standard_normal(case.parameters)
     arrays["labels"] = generator.integers(0, case.sizes[-1], case.points)
     np.savez(path, allow_pickle=False, **arrays)
 
@@ -60,16 +64,16 @@ def write(case: Case, path: Path) -> None:
 def read(case: Case, path: Path) -> Inputs:
     """Read what :func:`write` wrote."""
     with np.load(path, allow_pickle=False) as file:
-        layers = [(file[f"weight{i}"], file[f"bias{i}"]) for i in range(len(case.sizes) - 1)]
-        names = ("points", "boundary", "scale", "boundary_scale", "labels")
+        layers = [(file[f"weight{i}"], file[f"bias{i}"]) for i in range(len(case.sizes) - 1) if case.plain]
+        names = ("points", "boundary", "scale", "boundary_scale", "labels", "theta")
         return Inputs(case, layers, *(file[name] for name in names))
 
 
 def _points(case: Case, generator: np.random.Generator) -> tuple[Array, Array, Array, Array]:
     """Return points, boundary points and their weights: those that ``Problem.residual`` takes."""
-    if case.task == "classification":
-        nothing = np.zeros((0, case.sizes[0]))
-        return generator.normal(size=(case.points, case.sizes[0])), nothing, np.ones(case.points), np.zeros(0)
+    if case.supervised:
+        nothing = np.zeros((0, case.features))
+        return generator.normal(size=(case.points, case.features)), nothing, np.ones(case.points), np.zeros(0)
     from precondlab.problems.sampling import box_points, face_points
 
     dim = case.sizes[0]

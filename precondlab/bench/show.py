@@ -140,7 +140,7 @@ def _case_table(case: Row) -> Table:
     notes = ["targets: " + ", ".join(goals), "precondlab is " + ", ".join(gains) if gains else ""]
     table = Table(title=escape(title), title_justify="left", caption_justify="left")
     table.add_column("time / bound", no_wrap=True)
-    for name in ("A v", "min–max", "block", "MB", "MB block", "set-up s"):
+    for name in ("A v", "min–max", "block", "MB", "MB block", "set-up s", "100 A v s"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in case["rows"]:
         if row["status"] != "ok":
@@ -156,6 +156,7 @@ def _case_table(case: Row) -> Table:
             _number(row["memory_mb"]),
             _number(row["block_memory_mb"]),
             _number(row["setup_seconds"]),
+            _number(row["hundred_seconds"]),
         )
     table.caption = escape("\n".join(filter(None, notes)))
     return table

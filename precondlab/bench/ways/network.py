@@ -11,23 +11,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from precondlab.bench.inputs import Inputs
+from precondlab.bench.ways.models import module
 from precondlab.bench.ways.way import Way
 
 __all__ = ["Rows", "TorchWay", "flatten", "module", "residual", "unflatten"]
 
 Params = dict[str, Tensor]
-
-
-def module(inputs: Inputs) -> nn.Sequential:
-    """Return the network of a case; ``named_parameters`` has the order of flat vectors."""
-    layers: list[nn.Module] = []
-    for weight, bias in inputs.layers:
-        layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64)
-        with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(weight))
-            layer.bias.copy_(torch.from_numpy(bias))
-        layers += [layer, nn.Tanh()]
-    return nn.Sequential(*layers[:-1])
 
 
 class Rows(nn.Module):

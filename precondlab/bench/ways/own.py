@@ -16,7 +16,7 @@ from precondlab.operators import GGN, Gram, Jacobian
 from precondlab.problems import Problem, poisson
 from precondlab.symbol import Symbol
 
-__all__ = ["Classifier", "Residual"]
+__all__ = ["Classifier", "Planned", "Residual"]
 
 
 class _Own(TorchWay):
@@ -60,6 +60,16 @@ class Residual(_Own):
 
     def block(self, V: Tensor) -> Tensor:
         return self.A @ V
+
+
+class Planned(Residual):
+    """The same, with J formed if its plan for 100 products says so."""
+
+    def setup(self) -> None:
+        super().setup()
+        if self.J.plan(num_matvecs=100).way == "dense":
+            self.J = self.J.formed()
+            self.A = Gram(self.J)
 
 
 class Classifier(TorchWay):
