@@ -82,6 +82,30 @@ def test_a_singular_operator_exits_with_1_and_still_draws(problem, tmp_path):
     assert len(document["pictures"]) == 2
 
 
+def test_spectrum_counts_eigenvalues_and_weighs_the_loss(problem, tmp_path):
+    result = run("spectrum", f"{problem}:residual", "--out", tmp_path / "pictures")
+    assert result.exit_code == 0
+    assert "Seen from the residual" in result.stdout
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
+        "count.png",
+        "density.png",
+        "measure.png",
+    ]
+    document = json.loads(run("spectrum", f"{problem}:residual", "--json", "--num-probes", 50).stdout)
+    assert document["largest"] == pytest.approx(9)
+    assert document["counts"]["above 0.1 λmax"]["value"] == pytest.approx(3)  # 1, 4 and 9
+    assert abs(document["trace"]["value"] - 14) <= 5 * document["trace"]["stderr"]
+    np.testing.assert_allclose(document["measure"]["nodes"], [1, 4, 9])
+    np.testing.assert_allclose(document["measure"]["weights"], [1, 4, 9])
+
+
+def test_spectrum_of_a_singular_operator_leaves_counts_open(problem):
+    document = json.loads(run("spectrum", f"{problem}:classic", "--json", "--num-matvecs", 8).stdout)
+    count = document["counts"]["above 1e-09 λmax"]
+    assert 0 < count["lower"] < count["upper"] <= document["size"] == 25
+
+
+@pytest.mark.parametrize("command", ["condition", "spectrum"])
 @pytest.mark.parametrize(
     ("target", "message"),
     [
@@ -93,8 +117,8 @@ def test_a_singular_operator_exits_with_1_and_still_draws(problem, tmp_path):
         ("{}:unlucky", "not finite"),
     ],
 )
-def test_mistakes_end_in_one_line_and_exit_2(problem, target, message):
-    result = run("condition", target.format(problem))
+def test_mistakes_end_in_one_line_and_exit_2(problem, command, target, message):
+    result = run(command, target.format(problem))
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.output

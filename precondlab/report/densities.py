@@ -44,14 +44,13 @@ def draw_cumulative(
     n, counted = density.size, density.cumulative(x)
     low, high = (n - end for end in (counted.upper, counted.lower))
     axes.plot(x, n - counted.value, drawstyle="steps-post", label=f"{len(density.rules)} probes")
-    axes.fill_between(x, low, high, alpha=0.45, linewidth=0, label="bracket of the probes")
-    spread = 2 * counted.stderr
-    axes.fill_between(
-        x, np.maximum(low - spread, 0), high + spread, alpha=0.2, linewidth=0, label="± 2 standard errors"
-    )
+    spread, shade = 2 * counted.stderr, {"color": "C0", "linewidth": 0}
+    axes.fill_between(x, low, high, alpha=0.45, label="bracket of the probes", **shade)
+    axes.fill_between(x, np.maximum(low - spread, 0), high + spread, alpha=0.2, label="± 2 standard errors", **shade)
     _scale(axes, axis, 0.0)
     axes.set(xlabel="eigenvalue λ", ylabel="eigenvalues above λ")
     axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylim(bottom=0)
     axes.legend()
     return axes
 
@@ -81,6 +80,10 @@ def draw_measure(axes: Axes, measure: Measure, *, steps: int = 0, learning_rate:
 
 def _scale(axes: Axes, axis: Axis, threshold: float) -> None:
     if axis == "symlog":
+        from matplotlib.ticker import SymmetricalLogLocator
+
+        decades = np.log10(max(abs(end) for end in axes.get_xlim()) / threshold)
         axes.set_xscale("symlog", linthresh=threshold)
+        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10 ** max(1, round(decades / 3)), linthresh=threshold))
     elif axis == "log":
         axes.set_xscale("log")
