@@ -80,10 +80,11 @@ def draw_measure(axes: Axes, measure: Measure, *, steps: int = 0, learning_rate:
 
 def _scale(axes: Axes, axis: Axis, threshold: float) -> None:
     if axis == "symlog":
-        from matplotlib.ticker import SymmetricalLogLocator
-
-        decades = np.log10(max(abs(end) for end in axes.get_xlim()) / threshold)
+        left, right = axes.dataLim.intervalx
         axes.set_xscale("symlog", linthresh=threshold)
-        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10 ** max(1, round(decades / 3)), linthresh=threshold))
+        powers = 10.0 ** np.arange(np.ceil(np.log10(threshold)) + 1, np.log10(max(-left, right)), 2)
+        ticks = np.concatenate([-powers[::-1], [0.0], powers])
+        axes.set_xticks(ticks[(ticks >= left) & (ticks <= right)])
+        axes.set_xlim(left, right)
     elif axis == "log":
         axes.set_xscale("log")
