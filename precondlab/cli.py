@@ -289,6 +289,30 @@ def coverage(
     raise typer.Exit(0 if document["ok"] else 1)
 
 
+@bench.command(name="preconditioners")
+def compare_preconditioners(
+    out: Annotated[Path, typer.Option(help="Folder for preconditioners.json and its picture.")] = Path("bench-output"),
+    budget: Annotated[int, typer.Option(min=2, help="Products each candidate may spend.")] = 500,
+    as_json: JsonFlag = False,
+) -> None:
+    """Try every preconditioner on every problem: κ, set-up, predicted and real steps."""
+    from precondlab.bench import preconditioners as workshop
+
+    document = workshop.run(budget=budget, report=progress.print)
+    path = workshop.draw(document, out)
+    (out / "preconditioners.json").write_text(
+        json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    if as_json:
+        _print_json(document)
+    else:
+        for table in workshop.tables(document):
+            console.print(table)
+        for written in (path, out / "preconditioners.json"):
+            console.print(f"wrote {written}")
+    raise typer.Exit(0 if document["ok"] else 1)
+
+
 def environment() -> dict[str, Any]:
     """Return versions, threads and devices: what a number depends on besides its inputs."""
     import numpy

@@ -3,6 +3,7 @@
 from precondlab.preconditioners.deflation import deflation
 from precondlab.preconditioners.design import Candidate, Design, DesignStatus, design
 from precondlab.preconditioners.diagonal import block_jacobi, jacobi
+from precondlab.preconditioners.frozen import frozen
 from precondlab.preconditioners.lowrank import nystrom, nystrom_adaptive, pivoted_cholesky
 from precondlab.preconditioners.preconditioner import Preconditioner
 from precondlab.preconditioners.symbol import symbol
@@ -18,6 +19,7 @@ __all__ = [
     "block_jacobi",
     "deflation",
     "design",
+    "frozen",
     "jacobi",
     "nystrom",
     "nystrom_adaptive",

@@ -52,9 +52,11 @@ class Candidate:
         Products with A and time spent on the construction.
     condition
         κ of ``M A`` as an interval.
+    predicted
+        Steps of preconditioned conjugate gradients to the tolerance that κ promises: ``½ √κ ln(2/rtol)``, from its
+        upper bound, or from the lower one where that is infinite.
     steps
-        Steps of preconditioned conjugate gradients to the tolerance: measured if the status is OK, else
-        ``½ √κ ln(2/rtol)`` from the lower bound on κ.
+        Steps to the tolerance: measured if the status is OK, else the larger of those taken and ``predicted``.
     seconds
         Construction and steps together; extrapolated if the steps are.
     status, reason
@@ -66,6 +68,7 @@ class Candidate:
     setup_matvecs: int
     setup_seconds: float
     condition: Condition | None
+    predicted: float
     steps: float
     seconds: float
     status: DesignStatus
@@ -119,6 +122,7 @@ class Design:
                     "reason": c.reason,
                     "setup_matvecs": c.setup_matvecs,
                     "setup_seconds": c.setup_seconds,
+                    "predicted": None if math.isinf(c.predicted) else c.predicted,
                     "steps": None if math.isinf(c.steps) else c.steps,
                     "seconds": None if math.isinf(c.seconds) else c.seconds,
                     "condition": None if c.condition is None else c.condition.to_dict(),
@@ -128,15 +132,17 @@ class Design:
         }
 
     def __str__(self) -> str:
-        lines = [f"{'':24} {'κ of M A':>26} {'set-up':>8} {'steps':>10} {'products':>10} {'seconds':>9}"]
+        lines = [
+            f"{'':24} {'κ of M A':>26} {'set-up':>8} {'predicted':>10} {'steps':>10} {'products':>10} {'seconds':>9}"
+        ]
         for c in self.candidates:
             if c.condition is None:
                 lines.append(f"{c.name:24} {c.reason}")
                 continue
             interval = f"[{c.condition.lower:.4g}, {c.condition.upper:.4g}]"
-            about = "" if c.status.ok else "≈ "
+            steps = format(c.steps, ".4g") if c.status.ok else f"≈ {c.steps:.4g}"
             lines.append(
-                f"{c.name:24} {interval:>26} {c.setup_matvecs:8d} {about + format(c.steps, '.4g'):>10} "
+                f"{c.name:24} {interval:>26} {c.setup_matvecs:8d} {c.predicted:10.4g} {steps:>10} "
                 f"{c.num_matvecs:10.4g} {c.seconds:9.3g}"
             )
         return "\n".join([*lines, self.reason])
@@ -227,7 +233,7 @@ def _try(
     name: str, maker: Operator | Maker | None, A: Operator, target: Operator, b: Tensor, budget: int, rtol: float
 ) -> Candidate:
     """Build one preconditioner and measure it."""
-    refused = Candidate(name, None, 0, 0.0, None, math.inf, math.inf, DesignStatus.REFUSED)
+    refused = Candidate(name, None, 0, 0.0, None, math.inf, math.inf, math.inf, DesignStatus.REFUSED)
     start, before = time.perf_counter(), A.num_matvecs
     try:
         M = maker if isinstance(maker, Operator | None) else maker(A)
@@ -241,10 +247,11 @@ def _try(
         solved = time.perf_counter() - start
     except (ValueError, Breakdown, NotImplementedError) as error:
         return replace(refused, reason=f"{type(error).__name__}: {error}")
+    kappa = found.upper if found.upper < math.inf else found.lower
+    predicted = 0.5 * math.sqrt(kappa) * math.log(2 / rtol)
     steps, status = float(solution.steps), DesignStatus.OK
     if not solution.status.ok:
-        status = DesignStatus.UNFINISHED
-        steps = max(steps, 0.5 * math.sqrt(found.lower) * math.log(2 / rtol))
+        steps, status = max(steps, predicted), DesignStatus.UNFINISHED
     seconds = built + solved * steps / max(solution.steps, 1)
     reason = "" if solution.status.ok else f"{solution.status.name.lower()}: {solution.status.advice}"
-    return Candidate(name, M, setup, built, found, steps, seconds, status, reason)
+    return Candidate(name, M, setup, built, found, predicted, steps, seconds, status, reason)

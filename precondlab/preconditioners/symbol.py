@@ -78,17 +78,13 @@ def symbol(
             f"symbol: the problem {getattr(problem, 'name', problem)!r} has no constant-coefficient part; "
             "choose a preconditioner built from the matrix instead"
         )
-    if not hasattr(model, "wavevectors"):
-        raise ValueError(
-            f"symbol: expected a Fourier model (pl.models.fourier), got {type(model).__name__}: "
-            "the symbol acts on Fourier coefficients"
-        )
+    require_fourier("symbol", model)
     size = sigma(model.wavevectors).abs() * model.scale
     if kernel is not None:
         gamma = torch.as_tensor(kernel, dtype=size.dtype, device=size.device).expand_as(size)
         P = torch.where(size > threshold, 1 / size.clamp_min(threshold), gamma)
     else:
-        P = (size**2 + _seen_by_conditions(problem, model, weights or {})).rsqrt()
+        P = (size**2 + seen_by_conditions(problem, model, weights or {})).rsqrt()
     if not P.isfinite().all():
         lost = model.wavevectors[~P.isfinite()].tolist()
         raise ValueError(
@@ -98,7 +94,16 @@ def symbol(
     return Diagonal(P**2)
 
 
-def _seen_by_conditions(problem: Problem, model: FourierSeries, weights: Mapping[str, float]) -> Tensor:
+def require_fourier(caller: str, model: object) -> None:
+    """Raise unless a model has wave vectors."""
+    if not hasattr(model, "wavevectors"):
+        raise ValueError(
+            f"{caller}: expected a Fourier model (pl.models.fourier), got {type(model).__name__}: "
+            "the symbol acts on Fourier coefficients"
+        )
+
+
+def seen_by_conditions(problem: Problem, model: FourierSeries, weights: Mapping[str, float]) -> Tensor:
     """Return ``Σ_b λ_b ‖B_b φ_k‖²`` for every coefficient k ``[n]``."""
     lengths = torch.tensor([b - a for a, b in problem.domain], dtype=model.wavevectors.dtype)
     periods = (model.wavevectors.abs().cpu() * lengths / (2 * torch.pi)).max().item()

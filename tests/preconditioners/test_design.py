@@ -47,7 +47,8 @@ def test_ranking_is_by_products_and_repeats_exactly():
     finished = [c.num_matvecs for c in first.candidates if c.status.ok]
     assert finished == sorted(finished)
     unfinished = [c for c in first.candidates if c.status is DesignStatus.UNFINISHED]
-    assert all(c.steps >= 0.5 * math.sqrt(c.condition.lower) * math.log(2e6) for c in unfinished)
+    assert all(c.steps >= c.predicted >= 0.5 * math.sqrt(c.condition.lower) * math.log(2e6) for c in unfinished)
+    assert all(c.steps <= c.predicted + 1 for c in first.candidates if c.status.ok and c.condition.upper < math.inf)
 
 
 def test_what_cannot_be_built_is_listed_with_its_reason():
