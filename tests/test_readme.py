@@ -8,7 +8,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 def test_python_blocks_run_and_print_what_their_comments_say(capsys):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     namespace: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), namespace)
