@@ -61,9 +61,9 @@ class Measure:
         return Rule(nodes, self.mass * vectors[0] ** 2)
 
     def lobatto(self, a: float, b: float) -> Rule:
-        """Return the Gauss–Lobatto rule with nodes at a and b outside the Gauss nodes, exact for degree 2m + 1.
+        """Return the Gauss–Lobatto rule with nodes at a and b outside the Gauss nodes, exact for degree 2m − 1.
 
-        It bounds ∫ f dμ from above if f has even derivatives ≥ 0 of order 2m + 2 and μ lives on [a, b].
+        It bounds ∫ f dμ from above if f has derivatives ≥ 0 of order 2m and μ lives on [a, b].
 
         Reference: Golub (1973), Some modified matrix eigenvalue problems, doi:10.1137/1015032.
         """
