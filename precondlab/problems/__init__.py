@@ -5,6 +5,14 @@ from precondlab.problems.condition import Condition
 from precondlab.problems.diffusion import heat
 from precondlab.problems.elliptic import biharmonic, helmholtz, poisson
 from precondlab.problems.problem import Problem
+from precondlab.problems.published import (
+    heat_rod,
+    helmholtz_sines,
+    logistic,
+    poisson_cosines,
+    poisson_sines,
+    two_waves,
+)
 from precondlab.problems.reaction import allen_cahn, fisher
 from precondlab.problems.transport import advection, burgers, kdv, wave
 
@@ -18,9 +26,15 @@ __all__ = [
     "convection_diffusion",
     "fisher",
     "heat",
+    "heat_rod",
     "helmholtz",
+    "helmholtz_sines",
     "kdv",
+    "logistic",
     "poisson",
+    "poisson_cosines",
+    "poisson_sines",
+    "two_waves",
     "variable_diffusion",
     "wave",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from precondlab.differentiation import linearize
-from precondlab.differentiation.choose import RouteName, choose
+from precondlab.differentiation.choose import choose
 from precondlab.errors import Breakdown
 from precondlab.map import Map
 from precondlab.operator import Operator
 from precondlab.operators import Dense, Jacobian
 from precondlab.space import Space
 
-__all__ = ["Linearization", "Solver", "krylov", "linearization", "singular"]
+__all__ = ["Linearization", "Solver", "krylov", "linearization", "reduced_rows", "routes", "row_norms", "singular"]
 
 Solver = Literal["dense", "krylov"]
 
@@ -75,10 +75,10 @@ class Linearization:
         """
         return -self.basis @ (self.values * self.components / (self.values**2 + damping))
 
-    def bend(self, damping: float, second: Tensor) -> Tensor:
-        """Return ``−½(JᵀJ + μ)⁻¹Jᵀr̈``, which bends a step along which r has the second derivative r̈ ``[m]``."""
-        slope = self.jacobian.backward(second[:, None])[:, 0]
-        return -0.5 * self.basis @ ((self.basis.T @ slope) / (self.values**2 + damping))
+    def correction(self, damping: float, excess: Tensor) -> Tensor:
+        """Return ``−(JᵀJ + μ)⁻¹Jᵀe``, e.g. for what a residual has beyond its linearization ``[m]``."""
+        slope = self.jacobian.backward(excess[:, None])[:, 0]
+        return -self.basis @ ((self.basis.T @ slope) / (self.values**2 + damping))
 
     def predicted(self, damping: float) -> float:
         """Return ``½‖r‖² − ½‖r + Jδ‖²`` for the damped step, as a sum of positive terms.
@@ -94,7 +94,7 @@ class Linearization:
 def linearization(
     residual: Map,
     *,
-    route: RouteName = "auto",
+    known: Mapping[str, str] | None = None,
     solver: Solver | None = None,
     memory_budget: int = 2**30,
     maxiter: int = 200,
@@ -106,9 +106,8 @@ def linearization(
 
     Parameters
     ----------
-    route
-        How to differentiate, as for :class:`~precondlab.operators.Jacobian`; the dense way does not check
-        a route that is named.
+    known
+        What :func:`routes` returns, so that the dense way need not find it again.
     solver
         ``"dense"``, ``"krylov"``, or None for the rule above.
     memory_budget
@@ -133,9 +132,9 @@ def linearization(
         fits = 4 * min(m, n) * n * itemsize <= memory_budget
         solver = "dense" if fits and min(m, n) <= _LARGEST_SVD else "krylov"
     if solver == "krylov":
-        J: Operator = Jacobian(residual, route=route, memory_budget=memory_budget)
+        J: Operator = Jacobian(residual, memory_budget=memory_budget)
         return krylov(J, _finite(J.value, residual), maxiter=maxiter)
-    rows = _rows(residual, route, memory_budget)
+    rows = _rows(residual, known, memory_budget)
     if 4 * m * n * itemsize <= memory_budget:
         matrix = _finite(torch.cat(list(rows)), residual)
         J = Dense(matrix[:, :n])
@@ -144,8 +143,47 @@ def linearization(
     for piece in rows:
         values.append(piece[:, n])
         reduced = _reduced(reduced, _finite(piece, residual))
-    J = Jacobian(residual, route=route, memory_budget=memory_budget)
+    J = Jacobian(residual, memory_budget=memory_budget)
     return singular(J, torch.cat(values), reduced=reduced)
+
+
+def routes(residual: Map) -> dict[str, str]:
+    """Return the fastest right way to differentiate each block; one for all if the map is one function.
+
+    Cost: that of :func:`~precondlab.differentiation.choose.choose` for every block.
+    """
+    at = {name: value.detach() for name, value in residual.params.items()}
+    if residual.points is None:
+        return dict.fromkeys(residual.codomain.shapes, choose(residual.raw(None), at, residual.domain))
+    return {name: choose(residual.sample(name)[0], at, residual.domain) for name in residual.points}
+
+
+def reduced_rows(residual: Map, *, known: Mapping[str, str] | None = None, memory_budget: int = 2**30) -> Tensor:
+    """Return ``Qᵀ[J r]`` with at most n + 1 rows, Q orthogonal: all that least squares need.
+
+    Raises
+    ------
+    Breakdown
+        If the residual or its Jacobian is not finite.
+
+    Cost: one pass over the rows and ``2mn²`` operations; memory n² numbers and the budget for rows at a time.
+    """
+    reduced = None
+    for piece in _rows(residual, known, memory_budget):
+        reduced = _reduced(reduced, _finite(piece, residual))
+    assert reduced is not None  # a map has rows
+    return reduced
+
+
+def row_norms(residual: Map, *, known: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """Return the norms of some rows of J in every block, about 50 points each."""
+    at = {name: value.detach() for name, value in residual.params.items()}
+    scale, found = residual.scale(), {}
+    for name, route in (routes(residual) if known is None else known).items():
+        sample = residual.sample(None if residual.points is None else name)[0]
+        rows = linearize(sample, at, residual.domain, route).dense()
+        found[name] = rows.norm(dim=1) * scale[residual.codomain.slices[name]][: len(rows)]
+    return found
 
 
 def singular(J: Operator, r: Tensor, *, reduced: Tensor | None = None) -> Linearization:
@@ -245,13 +283,13 @@ def _reduced(above: Tensor | None, rows: Tensor) -> Tensor:
     return torch.linalg.qr(rows, mode="r").R if len(rows) > rows.shape[1] else rows
 
 
-def _rows(residual: Map, route: RouteName, memory_budget: int) -> Iterator[Tensor]:
+def _rows(residual: Map, known: Mapping[str, str] | None, memory_budget: int) -> Iterator[Tensor]:
     """Yield ``[J r]``, a few rows at a time if they can be differentiated on their own."""
     at = {name: value.detach() for name, value in residual.params.items()}
-    if route == "auto":
-        route = choose(residual.sample()[0], at, residual.domain)  # type: ignore[assignment]
+    known = routes(residual) if known is None else known
     scale = residual.scale()
     for place, points in _pieces(residual, memory_budget // 8):
+        route = known[next(iter(points or known))]
         part = linearize(residual.raw(points), at, residual.domain, route)
         yield torch.cat([part.dense(), part.value[:, None]], dim=1) * scale[place, None]
 

@@ -58,7 +58,7 @@ def test_one_call_fits_every_problem(name):
 def test_the_symbol_has_the_dimension_of_the_domain(name):
     problem = getattr(problems, name)()
     assert problem.symbol.dim == problem.dim == len(problem.domain)
-    assert problem.linear == (name not in ("allen_cahn", "burgers", "fisher", "variable_diffusion"))
+    assert problem.linear == (name not in ("allen_cahn", "burgers", "fisher", "logistic", "variable_diffusion"))
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])

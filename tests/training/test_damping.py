@@ -45,8 +45,8 @@ def test_small_singular_values_are_not_squared_away():
 def test_the_correction_is_that_of_the_normal_equations():
     J, r = draw(7, 4, 0)
     second = torch.arange(7.0, dtype=torch.float64)
-    expected = -0.5 * torch.linalg.solve(J.T @ J + 0.1 * torch.eye(4, dtype=J.dtype), J.T @ second)
-    torch.testing.assert_close(singular(Dense(J), r[:, 0]).bend(0.1, second), expected)
+    expected = -torch.linalg.solve(J.T @ J + 0.1 * torch.eye(4, dtype=J.dtype), J.T @ second)
+    torch.testing.assert_close(singular(Dense(J), r[:, 0]).correction(0.1, second), expected)
 
 
 @pytest.mark.parametrize("budget", [2**30, 20_000])

@@ -10,17 +10,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from precondlab.differentiation.choose import RouteName, choose
 from precondlab.map import Map
-from precondlab.training.damping import Linearization, Solver, linearization
+from precondlab.training.damping import Linearization, Solver, linearization, routes
 
 __all__ = ["LevenbergMarquardt", "Step"]
 
 _START = 1e-3  # first damping, relative to σ_1²
 _SPACING = 2.0  # of the grid of dampings
 _FARTHEST = 8  # grid points below the last damping that one step may reach
-_PROBE = 0.1  # part of a step over which its second derivative is measured
-_BEND = 0.75  # a correction longer than this part of its step is not trusted
+_CORRECTIONS = 10  # of one trial,
+_ENOUGH = 0.8  # unless the ratio is as good as this
 _WINDOW = 30  # steps over which the damping must rise for the superlinear phase,
 _EARLIEST = 80  # and the first step at which that may be
 
@@ -76,13 +75,14 @@ class _Trial:
 
 
 class LevenbergMarquardt(torch.optim.Optimizer):
-    """Minimize ``½‖r(θ)‖²`` by damped Gauss–Newton steps ``δ = −(JᵀJ + μ)⁻¹Jᵀr``, bent along the curved map.
+    """Minimize ``½‖r(θ)‖²`` by damped Gauss–Newton steps ``δ = −(JᵀJ + μ)⁻¹Jᵀr`` along the curved map.
 
     Every step decomposes J once, whatever the damping, and takes from the grid ``μ = 2ʲ μ_before`` the longest
     step whose actual reduction of the loss is at least ``ratio`` times the predicted one. A low ratio
-    leads past narrow valleys in which the greatest reduction gets stuck. Each trial is corrected to second order
-    (geodesic acceleration): ``δ − ½(JᵀJ + μ)⁻¹Jᵀr̈`` with r̈ the second derivative along δ. J is never
-    squared: the singular values are those of J, or of its QR factor if there are more rows than parameters.
+    leads past narrow valleys in which the greatest reduction gets stuck. Each trial follows the curved map by
+    simplified Newton steps for ``½‖r(θ + δ)‖² + ½μ‖δ‖²``: ``δ ← −(JᵀJ + μ)⁻¹Jᵀ(r(θ + δ) − Jδ)``, the first of which is
+    geodesic acceleration. J is never squared: the singular values are those of J, or of its QR factor if there
+    are more rows than parameters.
 
     Parameters
     ----------
@@ -110,8 +110,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     Breakdown
         If the residual or its Jacobian is not finite; the parameters are left as they were.
 
-    Cost per step: one decomposition, as for :func:`~precondlab.training.damping.linearization`, and two
-    evaluations of r, one product with J and one with Jᵀ for each of usually 3 to 5 trials.
+    Cost per step: one decomposition, as for :func:`~precondlab.training.damping.linearization`, and for
+    each of usually 3 to 5 trials up to 11 evaluations of r and 10 products with J and Jᵀ.
 
     Reference: Transtrum & Sethna (2012), arXiv:1201.5885; Webb, Jerad & Cartis (2026), arXiv:2607.02194.
 
@@ -137,7 +137,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             raise ValueError(f"LevenbergMarquardt: ratios should be in (0, 1), got {ratio} and {final_ratio}")
         self._residual = residual
         self._options: dict[str, Any] = {"solver": solver, "memory_budget": memory_budget, "maxiter": maxiter}
-        self._route: RouteName | None = None
+        self._routes: dict[str, str] | None = None
         self.diagnostics: Step | None = None
         super().__init__(list(residual.params.values()), {"ratio": ratio, "final_ratio": final_ratio})
         shapes = {name: list(shape) for name, shape in residual.domain.shapes.items()}
@@ -165,9 +165,9 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             with torch.enable_grad():
                 closure()
         residual, state = self._residual, self.state["solver"]  # type: ignore[index]
-        if self._route is None:
-            self._route = choose(residual.sample()[0], dict(residual.params), residual.domain)  # type: ignore[assignment]
-        model = linearization(residual, route=self._route or "auto", **self._options)
+        if self._routes is None or self._routes.keys() != residual.codomain.shapes.keys():
+            self._routes = routes(residual)
+        model = linearization(residual, known=self._routes, **self._options)
         theta = residual.domain.ravel({name: value.detach() for name, value in residual.params.items()})
         (group,) = self.param_groups
         ratio = group["final_ratio"] if state["final"] else group["ratio"]
@@ -217,18 +217,22 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         return fallback, trials, "stationary" if fallback is None else "nonlinearity"
 
     def _try(self, model: Linearization, theta: Tensor, damping: float) -> _Trial:
-        delta = model.step(damping)
-        ahead = self._residual(theta + _PROBE * delta)
-        slope = model.jacobian.forward(delta[:, None])[:, 0]
-        second = (2 / _PROBE) * ((ahead - model.residual) / _PROBE - slope)
-        if second.isfinite().all():
-            bend = model.bend(damping, second)
-            if bend.norm() <= _BEND * delta.norm():
-                delta = delta + bend
-        point = theta + delta
-        loss = 0.5 * self._residual(point).square().sum().item()
-        reduction = (model.loss - loss) / model.predicted(damping) if math.isfinite(loss) else -math.inf
-        return _Trial(damping, reduction, loss, point, delta.norm().item())
+        """Make a damped step and correct it while that brings the loss nearer to the predicted one."""
+        straight, predicted = model.step(damping), model.predicted(damping)
+        delta, best = straight, _Trial(damping, -math.inf, math.inf, theta, 0.0)
+        for _ in range(_CORRECTIONS + 1):
+            r = self._residual(theta + delta)
+            loss = 0.5 * r.square().sum().item()
+            if not math.isfinite(loss):
+                break
+            ratio, missed = (model.loss - loss) / predicted, 1 - best.ratio
+            if ratio > best.ratio:
+                best = _Trial(damping, ratio, loss, theta + delta, delta.norm().item())
+            if ratio >= _ENOUGH or 1 - ratio > missed / 2:
+                break
+            excess = r - model.residual - model.jacobian.forward(delta[:, None])[:, 0]
+            delta = straight + model.correction(damping, excess)
+        return best
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load a state; refuses that of an optimizer of other parameters."""
