@@ -107,7 +107,7 @@ def seen_by_conditions(problem: Problem, model: FourierSeries, weights: Mapping[
     """Return ``Σ_b λ_b ‖B_b φ_k‖²`` for every coefficient k ``[n]``."""
     lengths = torch.tensor([b - a for a, b in problem.domain], dtype=model.wavevectors.dtype)
     periods = (model.wavevectors.abs().cpu() * lengths / (2 * torch.pi)).max().item()
-    points = 4 * round(periods) + 2  # integrates φ_k² exactly on a line
+    points = (4 * round(periods) + 2,) * problem.dim  # integrates φ_k² exactly
     residual = problem.residual(model, interior=1, boundary=points, weights=weights)
     J = Jacobian(residual)
     total = J.domain.zeros()

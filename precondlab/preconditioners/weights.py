@@ -61,9 +61,7 @@ def balance(
 
     Cost: n products with J for each part, once; O(n³) operations for each of about 40 trials.
     """
-    J = A.J
-    if not isinstance(A, Gram) or not isinstance(J, Jacobian):
-        raise TypeError(f"balance: expected Gram(J) of a Jacobian with named blocks, got {A!r}")
+    J = require_blocks("balance", A)
     others = [name for name in J.codomain.shapes if name != block]
     J_b = J.reweighted({block: 1.0}).block(block)
     parts = [_compress(J.block(name)) for name in others]
@@ -89,6 +87,13 @@ def balance(
         )
     found = minimize_scalar(log_kappa, bracket=tuple(grid[best - 1 : best + 2]), method="brent", tol=rtol / 10)
     return Balance(float(np.exp(found.x)), measure(found.x))
+
+
+def require_blocks(caller: str, A: object) -> Jacobian:
+    """Return J of ``Gram(J)``, or raise unless it is the Jacobian of a map with named blocks."""
+    if not isinstance(A, Gram) or not isinstance(A.J, Jacobian):
+        raise TypeError(f"{caller}: expected Gram(J) of a Jacobian with named blocks, got {A!r}")
+    return A.J
 
 
 def _compress(J: Operator) -> torch.Tensor:

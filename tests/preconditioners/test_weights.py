@@ -46,3 +46,42 @@ def test_a_minimum_at_a_bound_and_an_unknown_block_are_refused(A):
         pl.preconditioners.balance(A, "bondary")
     with pytest.raises(TypeError, match="named blocks"):
         pl.preconditioners.balance(Gram(Dense(torch.eye(2))), "boundary")
+
+
+@pytest.mark.parametrize("by", ["trace", "largest", "residual"])
+def test_equalized_blocks_are_equally_strong(by):
+    problem, model = pl.problems.helmholtz(4.0), pl.models.fourier(6)
+    A = Gram(Jacobian(problem.residual(model, interior=60, weights={"interior": 2.0})))
+    weights = pl.preconditioners.equalize(A, by=by)
+    assert weights["interior"] == pytest.approx(2.0)
+    strengths = []
+    for name in weights:
+        J = A.reweighted(weights).J.block(name)
+        dense, r = J.dense(), J.value
+        strengths.append(
+            {
+                "trace": dense.square().sum(),
+                "largest": torch.linalg.matrix_norm(dense, 2) ** 2,
+                "residual": (dense.T @ r).norm() ** 2 / r.norm() ** 2,
+            }[by].item()
+        )
+    assert strengths == pytest.approx([strengths[0]] * len(strengths), rel=1e-2 if by == "largest" else 1e-9)
+
+
+def test_weights_are_compared_by_kappa_and_none_removes_its_growth(A):
+    rows = pl.preconditioners.compare_weights(A)
+    assert {row.name for row in rows} == {"present", "equal trace", "equal largest", "equal residual"}
+    kappas = [row.condition.estimate for row in rows]
+    assert kappas == sorted(kappas) and kappas[0] >= 5**4  # κ ≥ K⁴ for every weight
+    present = next(row for row in rows if row.name == "present")
+    assert present.weights == {"interior": 1.0, "boundary": 3.0}
+    assert present.condition.estimate == pytest.approx(pl.condition(A).estimate)
+
+
+def test_a_block_without_influence_cannot_be_equalized():
+    a = torch.ones(2, dtype=torch.float64)
+    r = pl.Map(lambda p: {"one": p["a"], "two": torch.ones(1, dtype=torch.float64) + 0 * p["a"][:1]}, {"a": a})
+    with pytest.raises(ValueError, match="two"):
+        pl.preconditioners.equalize(Gram(Jacobian(r)))
+    with pytest.raises(ValueError, match="by should be"):
+        pl.preconditioners.equalize(Gram(Jacobian(r)), by="size")
