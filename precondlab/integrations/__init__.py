@@ -1,1 +1,5 @@
-"""Residual maps of models built with other packages; each module needs the extra of its name."""
+"""Models and training loops of other packages; each module needs the extra of its name."""
+
+from precondlab.integrations.hosted import Hosted
+
+__all__ = ["Hosted"]

@@ -1,4 +1,4 @@
-"""DeepXDE's own Poisson example, analyzed through its unmodified ``data.pde``."""
+"""DeepXDE's own Poisson example, analyzed and trained through its unmodified ``data.pde``."""
 
 import numpy as np
 import pytest
@@ -11,14 +11,27 @@ if dde.backend.backend_name != "pytorch":
     pytest.skip("DeepXDE runs on another backend; set DDE_BACKEND=pytorch", allow_module_level=True)
 
 from precondlab.integrations import deepxde  # noqa: E402
+from precondlab.training import SpectrumMonitor  # noqa: E402
+
+WEIGHTS = [1.0, 7.0]
 
 
 @pytest.fixture
-def poisson():
-    """-u″ = π² sin πx on (-1, 1), as in DeepXDE's documentation."""
+def float64():
     before = dde.config.real(np).__name__
     dde.config.set_default_float("float64")
-    dde.config.set_random_seed(0)
+    yield
+    dde.config.set_default_float(before)
+
+
+@pytest.fixture
+def poisson(float64):
+    return make()
+
+
+def make(seed=0, width=10):
+    """-u″ = π² sin πx on (-1, 1), as in DeepXDE's documentation."""
+    dde.config.set_random_seed(seed)
 
     def pde(x, y):
         dy_xx = dde.grad.hessian(y, x)
@@ -27,11 +40,24 @@ def poisson():
     geometry = dde.geometry.Interval(-1, 1)
     condition = dde.icbc.DirichletBC(geometry, lambda x: np.sin(np.pi * x), lambda _, on_boundary: on_boundary)
     data = dde.data.PDE(geometry, pde, condition, 16, 2, num_test=100)
-    net = dde.nn.FNN([1] + [10] * 2 + [1], "tanh", "Glorot uniform")
+    net = dde.nn.FNN([1] + [width] * 2 + [1], "tanh", "Glorot uniform")
     model = dde.Model(data, net)
-    model.compile("adam", lr=1e-3, loss_weights=[1.0, 7.0], verbose=0)
-    yield model
-    dde.config.set_default_float(before)
+    model.compile("adam", lr=1e-3, loss_weights=WEIGHTS, verbose=0)
+    return model
+
+
+def compiled(method=pl.optim.LevenbergMarquardt, seed=0, **options):
+    model = make(seed)
+    model.compile(deepxde.optimizer(model, method, **options), loss_weights=WEIGHTS, verbose=0)
+    return model
+
+
+def train(model, iterations, **options):
+    model.train(iterations=iterations, verbose=0, display_every=1000, **options)
+
+
+def parameters(model):
+    return torch.cat([p.detach().reshape(-1) for p in model.net.parameters()])
 
 
 def host_losses(model):
@@ -93,3 +119,108 @@ def test_external_variables_are_refused(poisson):
     poisson.external_trainable_variables = [dde.Variable(1.0)]
     with pytest.raises(ValueError, match="register them"):
         deepxde.residual(poisson)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "factor"),
+    [(pl.optim.LevenbergMarquardt, {}, 1e-2), (pl.optim.GradientDescent, {"lr": 1e-5}, 1)],
+)
+def test_the_loss_decreases_by_the_optimizers_own_steps(float64, method, options, factor):
+    model = compiled(method, **options)
+    before = host_losses(model).sum().item()
+    counted = []
+    model.opt.register_step_post_hook(lambda *_: counted.append(1))
+    train(model, 15)
+    assert len(counted) == model.train_state.step == 15
+    assert host_losses(model).sum().item() < factor * before
+    twin = make()
+    alone = method(deepxde.residual(twin), **options)
+    for _ in range(15):
+        alone.step()
+    assert torch.equal(parameters(model), parameters(twin))
+
+
+def test_it_follows_resampled_points(float64):
+    model = compiled()
+    sizes = []
+    model.opt.register_step_post_hook(lambda optimizer, *_: sizes.append(optimizer.inner.residual.value))
+    train(model, 6, callbacks=[dde.callbacks.PDEPointResampler(period=2)])
+    np.testing.assert_allclose(sizes[-1].square().sum().item(), host_losses_of_last_batch(model), rtol=1e-12)
+    assert len({tuple(part.tolist()) for part in sizes}) == 6
+
+
+def host_losses_of_last_batch(model):
+    state = model.train_state
+    return model.outputs_losses_train(state.X_train, state.y_train, state.train_aux_vars)[1].sum().item()
+
+
+@pytest.mark.parametrize("method", [pl.optim.LevenbergMarquardt, pl.optim.GradientDescent])
+def test_save_and_restore_continue_bit_for_bit(float64, tmp_path, method):
+    model = compiled(method)
+    train(model, 4)
+    path = model.save(str(tmp_path / "model"))
+    train(model, 4)
+    twin = compiled(method)
+    twin.restore(path, verbose=0)
+    train(twin, 4)
+    assert torch.equal(parameters(model), parameters(twin))
+
+
+def test_the_callback_measures_when_due_and_leaves_the_training_alone(float64):
+    watch = SpectrumMonitor(deepxde.residual, every=3, budget=float("inf"), num_matvecs=100)
+    model, twin = compiled(), compiled()
+    train(model, 7, callbacks=[deepxde.monitor(watch)])
+    train(twin, 7)
+    assert torch.equal(parameters(model), parameters(twin))
+    assert [record["step"] for record in watch.history] == [0, 3, 6]
+    J = pl.Jacobian(deepxde.residual(make())).dense().numpy()
+    assert watch.history[0]["lambda_max"] == pytest.approx(np.linalg.norm(J, 2) ** 2, rel=1e-10)
+    assert watch.history[-1]["drift"] > 0
+
+
+def test_targets_and_auxiliary_variables_reach_the_residual(float64):
+    x = np.linspace(0, 1, 9)[:, None]
+    data = dde.data.DataSet(X_train=x, y_train=np.sin(x), X_test=x, y_test=np.sin(x))
+    model = dde.Model(data, dde.nn.FNN([1, 5, 1], "tanh", "Glorot uniform"))
+    model.compile(deepxde.optimizer(model, pl.optim.LevenbergMarquardt), verbose=0)
+    train(model, 3)  # each step compares the residual with DeepXDE's loss
+
+    def pde(x, y, source):
+        return dde.grad.jacobian(y, x) - torch.as_tensor(source)
+
+    geometry = dde.geometry.Interval(0, 1)
+    data = dde.data.PDE(geometry, pde, [], 9, 2, auxiliary_var_function=np.cos, num_test=30)
+    model = dde.Model(data, dde.nn.FNN([1, 5, 1], "tanh", "Glorot uniform"))
+    model.compile(deepxde.optimizer(model, pl.optim.LevenbergMarquardt), verbose=0)
+    train(model, 3)
+    model.train(iterations=2, verbose=0, display_every=1)  # tests in between use other auxiliary variables
+
+
+def test_another_loss_changes_nothing(float64):
+    model = make()
+    model.compile(deepxde.optimizer(model, pl.optim.LevenbergMarquardt), loss="mean absolute error", verbose=0)
+    before = parameters(model)
+    with pytest.raises(ValueError, match="the host's loss is"):
+        train(model, 1)
+    assert torch.equal(parameters(model), before)
+
+
+def test_another_networks_state_is_refused(float64):
+    model = compiled()
+    train(model, 1)
+    before = parameters(model)
+    other = make(width=6)
+    with pytest.raises(ValueError, match="its shapes is"):
+        model.opt.load_state_dict(deepxde.optimizer(other, pl.optim.LevenbergMarquardt).state_dict())
+    assert torch.equal(parameters(model), before)
+
+
+def test_regularizers_and_dropout_are_refused(float64):
+    model = make()
+    model.net.regularizer = ["l2", 1e-3]
+    with pytest.raises(ValueError, match="build the network without it"):
+        deepxde.optimizer(model, pl.optim.LevenbergMarquardt)
+    model = make()
+    model.net.noise = torch.nn.Dropout(0.1)
+    with pytest.raises(ValueError, match="noise"):
+        deepxde.optimizer(model, pl.optim.LevenbergMarquardt)
