@@ -19,7 +19,8 @@ class Preconditioner(Operator):
     Parameters
     ----------
     operator
-        The operator M; its factor S with ``S Sᴴ = M``, if it has one, is that of the preconditioner.
+        The operator M. A factor S with ``S Sᴴ = M`` is passed on unless it has more columns than rows: ``SᴴAS``
+        would be singular, and spectra are then taken in the inner product of ``M⁻¹``.
     name, facts
         For the repr.
     setup_matvecs
@@ -50,7 +51,8 @@ class Preconditioner(Operator):
 
     @property
     def sqrt(self) -> Operator | None:
-        return self.operator.sqrt
+        root = self.operator.sqrt
+        return root if root is not None and root.shape[1] <= root.shape[0] else None
 
     @property
     def inverse(self) -> Operator | None:

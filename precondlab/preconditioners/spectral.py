@@ -15,7 +15,7 @@ __all__ = ["SpectralUpdate"]
 class SpectralUpdate(Operator):
     """``U diag(c) Uᴴ + c₀ (I − UUᴴ)`` for orthonormal U ``[n r]``, c ``[r]`` ≥ 0 and c₀ ≥ 0.
 
-    Its square root is symmetric and has the same form. Cost per product: ``4 n r`` operations.
+    Its square root and its inverse have the same form. Cost per product: ``4 n r`` operations.
 
     >>> import torch
     >>> U = torch.eye(3)[:, :1]
@@ -37,3 +37,9 @@ class SpectralUpdate(Operator):
     @cached_property
     def sqrt(self) -> Operator:
         return SpectralUpdate(self.U, self.values.sqrt(), self.rest**0.5)
+
+    @cached_property
+    def inverse(self) -> Operator | None:
+        full = self.U.shape[0] == self.U.shape[1]
+        regular = bool((self.values > 0).all()) and (full or self.rest > 0)
+        return SpectralUpdate(self.U, 1 / self.values, 0.0 if full else 1 / self.rest) if regular else None
