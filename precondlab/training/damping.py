@@ -150,9 +150,15 @@ def linearization(
 def routes(residual: Map) -> dict[str, str]:
     """Return the fastest right way to differentiate each block; one for all if the map is one function.
 
+    Raises
+    ------
+    Breakdown
+        If the residual is not finite.
+
     Cost: that of :func:`~precondlab.differentiation.choose.choose` for every block.
     """
     at = {name: value.detach() for name, value in residual.params.items()}
+    _finite(residual.value, residual)
     if residual.points is None:
         return dict.fromkeys(residual.codomain.shapes, choose(residual.raw(None), at, residual.domain))
     return {name: choose(residual.sample(name)[0], at, residual.domain) for name in residual.points}

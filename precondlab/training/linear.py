@@ -10,7 +10,7 @@ import torch
 from scipy.linalg import lstsq
 from torch import Tensor
 
-from precondlab.errors import Breakdown, Status
+from precondlab.errors import Status
 from precondlab.map import Map
 from precondlab.models.random_features import RandomFeatures, random_features
 from precondlab.problems import Problem
@@ -109,12 +109,8 @@ def solve_linear(
             f"solve_linear: {n} parameters are more than the {_LARGEST} a direct solution takes; use fewer features or "
             "optim.LevenbergMarquardt, which solves in Krylov spaces"
         )
-    norm = residual.value.norm().item()
-    if not norm < float("inf"):
-        raise Breakdown(
-            f"solve_linear: {residual!r} is not finite at these parameters; check the points, or start elsewhere"
-        )
     known = routes(residual) if known is None else known
+    norm = residual.value.norm().item()
     fit = LinearFit(0.5 * norm**2, 0, 0, LinearStatus.ITERATIONS)
     for iteration in range(1, maxiter + 1):
         rows = reduced_rows(residual, known=known, memory_budget=memory_budget)
