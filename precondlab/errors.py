@@ -6,6 +6,8 @@ from enum import Enum
 
 __all__ = [
     "Breakdown",
+    "CheckpointError",
+    "CheckpointWarning",
     "NotConverged",
     "NotDeterministic",
     "NotPositive",
@@ -34,6 +36,14 @@ class WrongDerivative(ValueError):
 
 class Breakdown(ArithmeticError):
     """A recurrence cannot be continued: a non-finite or vanishing quantity appeared."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is not as it was written, or belongs to something else."""
+
+
+class CheckpointWarning(RuntimeWarning):
+    """A state was restored, but not the last one, or not for the settings it was saved with."""
 
 
 class NotConverged(RuntimeWarning):

@@ -231,3 +231,22 @@ class GolubKahanSchur:
         left = left[:, np.linalg.norm(left, axis=0) > 0.5]  # singular values that are zero have no left vector
         self.left.rotate(torch.as_tensor(left))
         self.B, self.S = left.conj().T @ self.B @ right, self.S @ left
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is needed to go on later, bit for bit: tensors and plain numbers."""
+        return {
+            "left": self.left.vectors.clone(),
+            "right": self.right.vectors.clone(),
+            "B": torch.as_tensor(self.B.copy()),
+            "S": torch.as_tensor(self.S.copy()),
+            "num_matvecs": self.num_matvecs,
+            "generator": self.right.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from an earlier :meth:`state_dict` of the same operator."""
+        self.left.restore(state["left"])
+        self.right.restore(state["right"])
+        self.B, self.S = state["B"].numpy().copy(), state["S"].numpy().copy()
+        self.num_matvecs = state["num_matvecs"]
+        self.right.generator.set_state(state["generator"])
