@@ -1,12 +1,17 @@
 """Preconditioners: functions that return an operator approximating the inverse of A."""
 
+from precondlab.preconditioners.composition import additive, blockwise, multiplicative, nested, two_level
 from precondlab.preconditioners.deflation import deflation
 from precondlab.preconditioners.design import Candidate, Design, DesignStatus, design
 from precondlab.preconditioners.diagonal import block_jacobi, jacobi
 from precondlab.preconditioners.equalize import Weighting, compare_weights, equalize
 from precondlab.preconditioners.frozen import frozen
 from precondlab.preconditioners.lowrank import nystrom, nystrom_adaptive, pivoted_cholesky
+from precondlab.preconditioners.polynomial import chebyshev, lanczos_polynomial
 from precondlab.preconditioners.preconditioner import Preconditioner
+from precondlab.preconditioners.quasi_newton import lbfgs
+from precondlab.preconditioners.schwarz import schwarz, subdomains
+from precondlab.preconditioners.sketch import sketch
 from precondlab.preconditioners.symbol import symbol
 from precondlab.preconditioners.weights import Balance, balance
 
@@ -17,16 +22,27 @@ __all__ = [
     "DesignStatus",
     "Preconditioner",
     "Weighting",
+    "additive",
     "balance",
     "block_jacobi",
+    "blockwise",
+    "chebyshev",
     "compare_weights",
     "deflation",
     "design",
     "equalize",
     "frozen",
     "jacobi",
+    "lanczos_polynomial",
+    "lbfgs",
+    "multiplicative",
+    "nested",
     "nystrom",
     "nystrom_adaptive",
     "pivoted_cholesky",
+    "schwarz",
+    "sketch",
+    "subdomains",
     "symbol",
+    "two_level",
 ]
