@@ -184,7 +184,7 @@ class SpectrumMonitor:
     def _measure(self, A: Operator) -> dict[str, float]:
         if self._reference is None:
             Z = A.domain.random(self.num_probes, generator=self._generator)
-            images = A.forward(Z)
+            images = A.forward(Z).contiguous()
             self._reference = (Z, images)
         else:
             Z = self._reference[0].to(A.domain.device)

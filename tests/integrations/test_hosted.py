@@ -1,6 +1,8 @@
 """Optimizers under a bare torch loop that builds them from parameters and calls step(closure)."""
 
 import copy
+import importlib
+import sys
 
 import pytest
 import torch
@@ -152,3 +154,21 @@ def test_a_deep_copy_goes_its_own_way():
     losses = [twin.step().item() for _ in range(2)]
     assert torch.equal(parameters(model), before)
     assert [optimizer.step().item() for _ in range(2)] == losses
+
+
+@pytest.mark.parametrize(
+    ("module", "packages"),
+    [
+        ("deepxde", ["deepxde"]),
+        ("pina", ["pina", "pina.problem"]),
+        ("lightning", ["lightning", "lightning.pytorch"]),
+        ("huggingface", ["transformers"]),
+    ],
+)
+def test_a_host_that_is_not_installed_is_named_with_its_extra(monkeypatch, module, packages):
+    for package in packages:
+        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"precondlab.integrations.{module}", raising=False)
+    with pytest.raises(ImportError, match=rf"pip install 'precondlab\[{module}\]'"):
+        adapter = importlib.import_module(f"precondlab.integrations.{module}")
+        adapter.residual(*[None] * (2 if module == "pina" else 1))
