@@ -42,6 +42,7 @@ def residual(model: deepxde.Model, /) -> Map:
 
     Cost: one evaluation of the losses.
     """
+    _import()
     return _residual(model, model.data.train_next_batch())
 
 

@@ -169,6 +169,10 @@ def test_a_host_that_is_not_installed_is_named_with_its_extra(monkeypatch, modul
     for package in packages:
         monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"precondlab.integrations.{module}", raising=False)
-    with pytest.raises(ImportError, match=rf"pip install 'precondlab\[{module}\]'"):
+
+    def use():
         adapter = importlib.import_module(f"precondlab.integrations.{module}")
         adapter.residual(*[None] * (2 if module == "pina" else 1))
+
+    with pytest.raises(ImportError, match=rf"pip install 'precondlab\[{module}\]'"):
+        use()

@@ -24,7 +24,7 @@ with warnings.catch_warnings():
 
     warnings.formatwarning = formatwarning  # PINA sets its own
 
-from precondlab.integrations import lightning, pina  # noqa: E402
+from precondlab.integrations import lightning, pina
 
 
 @pytest.fixture(autouse=True)
