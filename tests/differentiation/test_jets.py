@@ -14,6 +14,7 @@ from precondlab.differentiation.calculus import Pointwise, apply, partials
 from precondlab.differentiation.jets import LAYERS, Layer, Network, Unsupported
 from precondlab.differentiation.jets.activations import SMOOTH, automatic, derivatives_of
 from precondlab.differentiation.jets.algebra import JetAlgebra
+from precondlab.symbol import Symbol
 
 F64 = torch.float64
 
@@ -107,6 +108,45 @@ def test_every_activation_and_problem(activation, make):
     problem = make()
     model = pl.models.mlp((problem.dim, 6, 6, 1), activation=activation, seed=0)
     check_against_graph(problem.residual(model, interior=20, boundary=6), 1e-12)
+
+
+class Shifted:
+    """Rows that take a field at several constant shifts of their points, nonlinearly."""
+
+    def __call__(self, x, u):
+        D, far = Symbol.laplacian(2), x + x.new_tensor([0.3, -1.0])
+        return torch.stack([apply(D, u, far) * u(x)[:, 0] - u(x - 0.5)[:, 0] ** 2, u(far)[:, 0] - u(x)[:, 0]], dim=1)
+
+
+@pytest.mark.parametrize("budget", [2**30, 3_000])
+def test_rows_at_shifted_points(budget):
+    model = pl.models.mlp((2, 7, 6, 1), seed=0)
+    x = torch.rand(70, 2, dtype=F64)
+    r = pl.Map({"": Pointwise(model, Shifted())}, dict(model.named_parameters()), points={"": x})
+    J, truth = pl.Jacobian(r, memory_budget=budget), pl.Jacobian(r, route="graph")
+    assert J.route == "jets"
+    V, U = r.domain.random(5), r.codomain.random(5)
+    for ours, theirs in (
+        (J @ V, truth @ V),
+        (J.H @ U, truth.H @ U),
+        (J.dense(), truth.dense()),
+        (J.value, truth.value),
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+def test_periodicity_of_a_network_that_is_not_periodic_takes_jets():
+    model = pl.models.mlp((2, 8, 8, 1), seed=0)
+    r = pl.problems.advection().residual(model, interior=30, boundary=12)
+    assert len(r.codomain.shapes) == 3  # the network does not satisfy the condition by itself
+    check_against_graph(r, 1e-12)
+
+
+def test_points_that_are_no_constant_shift_take_another_route():
+    model = pl.models.mlp((1, 5, 1), seed=0)
+    rows = Pointwise(model, lambda x, u: u(2 * x)[:, 0] - u(x)[:, 0])
+    r = pl.Map({"": rows}, dict(model.named_parameters()), points={"": torch.rand(9, 1, dtype=F64)})
+    assert pl.Jacobian(r).route == "graph"
 
 
 def test_single_precision():

@@ -27,12 +27,15 @@ Key = tuple[tuple[MultiIndex, float], ...]
 
 @dataclass
 class _Group:
-    """Some points of one block: how to linearize the network there, and the residual's own small linearization."""
+    """Some points of one block: how to linearize the network there, and the residual's own small linearization.
+
+    A residual may take the network at S places per point: at the point itself and at constant shifts of it.
+    """
 
     build: Callable[[], Linearized]
     kept: Linearized | None
     value: Tensor  # [N c]
-    slopes: Tensor  # ∂residual/∂jet [C, N, c]
+    slopes: Tensor  # ∂residual/∂jet [C, S, N, c]
 
     @property
     def working_bytes(self) -> int:
@@ -52,13 +55,14 @@ class _Group:
         return self.build() if self.kept is None else self.kept
 
     def jvp(self, network: Linearized, params: dict[str, Tensor]) -> Tensor:
-        moved = network.tangent(params).squeeze(-1)  # [C N k]
-        return torch.einsum("cna,cnk->nak", self.slopes, moved).reshape(len(self.value), -1)
+        moved = network.tangent(params).squeeze(-1)  # [C, S·N, k]
+        places = moved.reshape(*self.slopes.shape[:3], -1)
+        return torch.einsum("csna,csnk->nak", self.slopes, places).reshape(len(self.value), -1)
 
     def vjp(self, network: Linearized, U: Tensor, gradients: dict[str, Tensor]) -> None:
-        _, N, c = self.slopes.shape
-        w = torch.einsum("cna,nak->cnk", self.slopes, U.reshape(N, c, -1))
-        network.adjoint(w.unsqueeze(-1), gradients)
+        C, S, N, c = self.slopes.shape
+        w = torch.einsum("csna,nak->csnk", self.slopes, U.reshape(N, c, -1))
+        network.adjoint(w.reshape(C, S * N, -1, 1), gradients)
 
 
 class Jets(Route):
@@ -124,10 +128,10 @@ class Jets(Route):
         """Return J ``[m n]`` from one adjoint pass: every row is a sum of outer products per layer."""
         parts = []
         for group in self._groups:
-            network = group.network()
+            network, (C, S, N, c) = group.network(), group.slopes.shape
             rows = [
-                self._flat(network.rows(group.slopes[:, :, a, None]), group.slopes.shape[1])
-                for a in range(group.slopes.shape[2])
+                self._flat(network.rows(group.slopes[..., a].reshape(C, S * N, 1)), S * N).view(S, N, -1).sum(0)
+                for a in range(c)
             ]
             parts.append(torch.stack(rows, dim=1).reshape(len(group.value), self.space.size))
         return torch.cat(parts)
@@ -216,24 +220,33 @@ def _groups(
     recorder = _Recorder(at(rows.model, params), sample)
     with torch.enable_grad():
         rows.rows(sample, recorder)
-    algebra = JetAlgebra([dict(key) for key in recorder.keys])
+    algebra, shifts = JetAlgebra([dict(key) for key in recorder.keys]), recorder.shifts
     channels = dict(zip(recorder.keys, algebra.index, strict=True))
     width = max(value.shape[0] for value in params.values() if value.dim() == 2)
-    size = max(16, _CACHE // (algebra.size * width))
+    size = max(16, _CACHE // (algebra.size * width * len(shifts)))
     for part, scale in zip(x.split(size), (None,) * len(x) if root is None else root.split(size), strict=False):
-        build = partial(network.linearize, params, algebra, part)
+        build = partial(_at_shifts, network, params, algebra, part, shifts)
         linearized = build()
-        value, slopes = _local(rows, part, linearized.value.squeeze(-1), channels)
+        value, slopes = _local(rows, part, linearized.value, channels, shifts)
         if scale is not None:
             value, slopes = value * scale[:, None], slopes * scale[:, None]
         yield _Group(build, linearized, value.reshape(-1), slopes)
 
 
-def _local(rows: Pointwise, x: Tensor, jets: Tensor, channels: dict[Key, int]) -> tuple[Tensor, Tensor]:
-    """Return the residual ``[N c]`` and its derivative ``[C, N, c]`` in the jets ``[C, N]`` of u."""
+def _at_shifts(
+    network: Network, params: dict[str, Tensor], algebra: JetAlgebra, x: Tensor, shifts: list[Tensor]
+) -> Linearized:
+    return network.linearize(params, algebra, x if len(shifts) == 1 else torch.cat([x + shift for shift in shifts]))
+
+
+def _local(
+    rows: Pointwise, x: Tensor, jets: Tensor, channels: dict[Key, int], shifts: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the residual ``[N c]`` and its derivative ``[C, S, N, c]`` in the jets ``[C, S·N, 1]`` of u."""
+    jets = jets.reshape(len(jets), len(shifts), len(x))
     with torch.enable_grad():
         leaf = jets.detach().requires_grad_()
-        value = rows.rows(x, _Given(x, leaf, channels))
+        value = rows.rows(x, _Given(x, leaf, channels, shifts))
         columns = value.reshape(len(x), -1)
         slopes = [
             torch.autograd.grad(columns[:, a].sum(), leaf, retain_graph=True, allow_unused=True)[0]
@@ -242,7 +255,7 @@ def _local(rows: Pointwise, x: Tensor, jets: Tensor, channels: dict[Key, int]) -
             for a in range(columns.shape[1])
         ]
     found = [torch.zeros_like(jets) if slope is None else slope for slope in slopes]
-    return columns.detach(), torch.stack(found, dim=2)
+    return columns.detach(), torch.stack(found, dim=3)
 
 
 def _key(symbol: Symbol) -> tuple[Key, float]:
@@ -252,14 +265,17 @@ def _key(symbol: Symbol) -> tuple[Key, float]:
 
 
 class _Recorder(KnownField):
-    """The field itself, noting which functionals of it a residual uses."""
+    """The field itself, noting which functionals of it a residual uses, and at which shifts of the points."""
 
     def __init__(self, field: Callable[[Tensor], Tensor], x: Tensor) -> None:
         self._field, self._x = field, x
         self.keys: list[Key] = []
+        self.shifts = [x.new_zeros(x.shape[1])]
 
     def __call__(self, x: Tensor) -> Tensor:
-        self._require_same(x)
+        shift = _shift(x, self._x)
+        if shift is not None and _index(shift, self.shifts, self._x) is None:
+            self.shifts.append(shift)
         return self._field(x)
 
     def partials(self, x: Tensor, orders: Iterable[MultiIndex]) -> dict[MultiIndex, Tensor]:
@@ -267,27 +283,20 @@ class _Recorder(KnownField):
         return {alpha: self.apply(Symbol.derivative(*alpha), x) for alpha in orders}
 
     def apply(self, symbol: Symbol, x: Tensor) -> Tensor:
-        self._require_same(x)
         key, _ = _key(symbol)
         if key and key not in self.keys:
             self.keys.append(key)
-        return self._field(x).squeeze(1)  # any value will do: the residual is only run to see what it asks for
-
-    def _require_same(self, x: Tensor) -> None:
-        if x is not self._x:
-            raise Unsupported("a residual that evaluates the model at other points than its own")
+        return self(x).squeeze(1)  # any value will do: the residual is only run to see what it asks for
 
 
 class _Given(KnownField):
-    """A field known by its jets at some points."""
+    """A field known by its jets ``[C, S, N]`` at some points and at shifts of them."""
 
-    def __init__(self, x: Tensor, jets: Tensor, channels: dict[Key, int]) -> None:
-        self._x, self._jets, self._channels = x, jets, channels
+    def __init__(self, x: Tensor, jets: Tensor, channels: dict[Key, int], shifts: list[Tensor]) -> None:
+        self._x, self._jets, self._channels, self._shifts = x, jets, channels, shifts
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x is not self._x:
-            raise Unsupported("a residual that evaluates the model at other points than its own")
-        return self._jets[0].unsqueeze(1)
+        return self._jets[0, self._place(x)].unsqueeze(1)
 
     def partials(self, x: Tensor, orders: Iterable[MultiIndex]) -> dict[MultiIndex, Tensor]:
         return {alpha: self.apply(Symbol.derivative(*alpha), x) for alpha in orders}
@@ -295,4 +304,32 @@ class _Given(KnownField):
     def apply(self, symbol: Symbol, x: Tensor) -> Tensor:
         key, constant = _key(symbol)
         value = constant * self(x).squeeze(1)
-        return value + self._jets[self._channels[key]] if key else value
+        return value + self._jets[self._channels[key], self._place(x)] if key else value
+
+    def _place(self, x: Tensor) -> int:
+        shift = _shift(x, self._x)
+        place = 0 if shift is None else _index(shift, self._shifts, self._x)
+        if place is None:
+            raise Unsupported("a residual that evaluates the model at other points than its own")
+        return place
+
+
+def _shift(x: Tensor, points: Tensor) -> Tensor | None:
+    """Return by what all points were moved, or None if they are the points themselves."""
+    if x is points:
+        return None
+    if x.shape != points.shape:
+        raise Unsupported("a residual that evaluates the model at other points than its own")
+    moved = x.detach() - points
+    if not torch.allclose(moved, moved[:1], rtol=0, atol=_rounding(points, moved)):
+        raise Unsupported("a residual that evaluates the model at points that are no constant shift of its own")
+    return moved[0]
+
+
+def _index(shift: Tensor, shifts: list[Tensor], points: Tensor) -> int | None:
+    close = [torch.allclose(shift, known, rtol=0, atol=_rounding(points, shift)) for known in shifts]
+    return close.index(True) if any(close) else None
+
+
+def _rounding(points: Tensor, shift: Tensor) -> float:
+    return 8 * torch.finfo(points.dtype).eps * (points.abs().max() + shift.abs().max()).item()
