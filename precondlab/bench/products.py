@@ -25,7 +25,7 @@ __all__ = ["AGREEMENT", "compare", "run"]
 
 #: Relative difference to the reference from which a product counts as wrong.
 AGREEMENT = 1e-9
-_ENOUGH = 20.0  # seconds of one kind of product of one way, after which it is not timed again
+_ENOUGH = 10.0  # seconds of one kind of product of one way, after which it is not timed again
 
 Row = dict[str, Any]
 Report = Callable[[str], None]
