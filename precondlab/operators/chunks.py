@@ -13,7 +13,8 @@ __all__ = ["Chunks"]
 
 _LARGEST = 4096  # rows per chunk where not all chunks can be kept
 _VECTORS = 6  # of parameters and of rows, that exist at once in a product
-_USABLE = 15 / 16  # of a budget; the rest is lost to holes in the heap
+_USABLE = 15 / 16  # of a budget; the rest is lost to holes in the heap,
+_HEAP = 2_000_000  # and so many bytes whatever the budget
 
 
 class Chunks:
@@ -40,7 +41,7 @@ class Chunks:
             )
         if bounded:
             vectors = _VECTORS * map.domain.dtype.itemsize * (map.domain.size + map.codomain.size)
-            memory_budget = max(0, int(_USABLE * memory_budget) - vectors)
+            memory_budget = max(0, int(_USABLE * memory_budget) - _HEAP - vectors)
         whole = bounded or total <= memory_budget
         step = max(1, min(int(memory_budget / max(largest, 1.0)) // 4, _LARGEST))
         kept = 0.0
