@@ -313,6 +313,38 @@ def compare_preconditioners(
     raise typer.Exit(0 if document["ok"] else 1)
 
 
+@bench.command()
+def spectra(
+    out: Annotated[Path, typer.Option(help="Folder for spectra.json and its picture.")] = Path("bench-output"),
+    peers: Annotated[Path, typer.Option(help="Interpreter with the other libraries (make peers).")] = Path(
+        ".venv-peers/bin/python"
+    ),
+    only: Annotated[list[str] | None, typer.Option(help="Name of a study; all by default.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small operators: only that everything works.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compute condition numbers, eigenvalues and densities in every library, checked against the truth."""
+    from precondlab.bench import spectra as benchmark
+    from precondlab.bench import spectra_show as show
+
+    try:
+        studies = benchmark.select(only or (), quick=quick)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    found = peers.absolute() if peers.exists() else None
+    document = benchmark.run(quick=quick, studies=studies, peers=found, report=progress.print)
+    path = show.draw(document, out)
+    (out / "spectra.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if as_json:
+        _print_json(document)
+    else:
+        for table in show.tables(document):
+            console.print(table)
+        for written in (path, out / "spectra.json"):
+            console.print(f"wrote {written}")
+    raise typer.Exit(0 if document["ok"] else 1)
+
+
 def environment() -> dict[str, Any]:
     """Return versions, threads and devices: what a number depends on besides its inputs."""
     import numpy

@@ -13,7 +13,7 @@ from precondlab.bench.pool import PINNED, Failed, Worker, core
 __all__ = ["machine", "own_versions", "peer_versions"]
 
 _OWN = ("precondlab", "torch", "numpy", "scipy")
-_PEERS = ("curvlinops-for-pytorch", "hessian-eigenthings", "jax", "jaxlib", "torch", "numpy")
+_PEERS = ("curvlinops-for-pytorch", "hessian-eigenthings", "matfree", "jax", "jaxlib", "torch", "numpy", "scipy")
 
 
 def machine() -> dict[str, Any]:

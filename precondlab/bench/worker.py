@@ -1,4 +1,4 @@
-"""The process in which one way lives: JSON lines in, JSON lines out.
+"""The process in which one way or computation lives: JSON lines in, JSON lines out.
 
 Started by :mod:`precondlab.bench.pool` with the interpreter the way needs, pinned to one core; arrays travel
 as ``.npy`` files. A request is ``{"do": verb, …}``, an answer ``{"ok": true, …}`` or
@@ -24,6 +24,7 @@ import numpy as np
 from precondlab.bench import memory
 from precondlab.bench.cases import Case
 from precondlab.bench.inputs import read
+from precondlab.bench.ways.spectral.computation import Computation
 from precondlab.bench.ways.way import NotAvailable, Way
 
 __all__ = ["Server", "main", "once"]
@@ -52,11 +53,13 @@ class Server:
     def __init__(self) -> None:
         self.way: Way[Any] | None = None
         self.vectors: dict[bool, Any] = {}
+        self.computation: Computation | None = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Carry out one request; whatever goes wrong becomes an answer."""
         verb = request.pop("do")
-        verbs = {name: getattr(self, name) for name in ("load", "setup", "apply", "clock", "mark", "peak", "rates")}
+        names = ("load", "setup", "apply", "clock", "mark", "peak", "rates", "prepare", "compute")
+        verbs = {name: getattr(self, name) for name in names}
         verbs["versions"] = versions
         try:
             return {"ok": True, **verbs[verb](**request)}
@@ -93,6 +96,22 @@ class Server:
         """Time products for so many seconds; return medians of wall and processor seconds."""
         product, vector = self._product(block), self.vectors[block]
         return once(lambda: product(vector), at_least, at_most)
+
+    def prepare(
+        self, *, factory: str, options: dict[str, Any], case: dict[str, Any] | None, inputs: str
+    ) -> dict[str, Any]:
+        """Make a computation."""
+        given = None if case is None else read(Case.from_dict(case), Path(inputs))
+        self.computation = _find(factory)(given, **options)
+        return {}
+
+    def compute(self) -> dict[str, Any]:
+        """Run the computation; return its outcome with wall and processor seconds."""
+        if self.computation is None:
+            raise ValueError("no computation is prepared")
+        cpu, start = time.process_time(), time.perf_counter()
+        outcome = self.computation.outcome()
+        return {"wall": time.perf_counter() - start, "cpu": time.process_time() - cpu, "outcome": outcome}
 
     def mark(self) -> dict[str, Any]:
         used, exact = memory.mark()
@@ -151,7 +170,7 @@ def versions(*, names: list[str]) -> dict[str, Any]:
     return {"versions": found}
 
 
-def _find(factory: str) -> Callable[..., Way[Any]]:
+def _find(factory: str) -> Callable[..., Any]:
     """Return the class of ``"module:Class"`` below ``precondlab.bench.ways``, or of ``"FILE.py:Class"``."""
     place, _, name = factory.rpartition(":")
     if not place.endswith(".py"):

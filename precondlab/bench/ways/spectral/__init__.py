@@ -1,0 +1,1 @@
+"""Spectral computations in several libraries: one file per library."""
