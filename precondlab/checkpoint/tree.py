@@ -191,5 +191,5 @@ def fingerprint(state: Any, /) -> str:
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.unsqueeze(-1).view(torch.uint8).numpy())
+        digest.update(tensor.unsqueeze(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

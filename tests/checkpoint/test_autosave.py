@@ -160,7 +160,7 @@ def test_optimizers_go_on_bit_for_bit(tmp_path, make):
     assert all(map(torch.equal, params, straight))
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(int(os.environ.get("KILLS", "40")), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [5, pytest.param(int(os.environ.get("KILLS", "20")), marks=pytest.mark.slow)])
 def test_killed_runs_resume_bit_for_bit_and_leave_nothing_unreadable(kills):
     """``KILLS=200 pytest -m slow`` is the long campaign; each kill is SIGKILL at a random time, saves included."""
     script = Path(__file__).with_name("kills.py")

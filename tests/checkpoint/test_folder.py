@@ -9,6 +9,7 @@ import stat
 import subprocess
 import warnings
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,6 +91,23 @@ def test_a_save_that_fails_changes_nothing(two, monkeypatch):
     with pytest.raises(TypeError, match=r"builtins.complex"):
         save(two, {"a": 1j})
     assert is_state(load(two), 2) and len(os.listdir(two)) == 3
+
+
+def test_everything_is_on_the_disk_before_it_is_named(tmp_path, monkeypatch):
+    events = []
+    replace = Path.replace
+
+    def renamed(old, new):
+        events.append(new.name)
+        return replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: events.append(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(Path, "replace", renamed)
+    path = save(tmp_path, state(1))
+    files = {(path / name).stat().st_ino for name in [*FILES, "."]}
+    folder, pointer = tmp_path.stat().st_ino, (tmp_path / "latest").stat().st_ino
+    assert set(events[:4]) == files
+    assert events[4:] == [path.name, folder, pointer, "latest", folder]
 
 
 def test_killed_before_the_pointer_moved(two):
