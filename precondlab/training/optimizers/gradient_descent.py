@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
-from torch import Tensor
-
-from precondlab.differentiation.graph import Graph
-from precondlab.errors import Breakdown
 from precondlab.krylov import golub_kahan
 from precondlab.map import Map
 from precondlab.operator import Operator
 from precondlab.operators import Jacobian
+from precondlab.training.optimizers.minimizer import Minimizer, Step
 
 __all__ = ["GradientDescent"]
 
 _RATE_STEPS = 30  # Golub–Kahan steps spent on the largest eigenvalue when no rate is given
 
 
-class GradientDescent(torch.optim.Optimizer):
+class GradientDescent(Minimizer):
     """Minimize ``½‖r(θ)‖²`` by ``θ ← θ − η M∇L``, with ``∇L = Jᵀr`` and a fixed preconditioner M.
 
     For ``M = PPᵀ`` this is gradient descent in the coordinates ``θ = Pθ̂``: it converges like
@@ -34,6 +28,11 @@ class GradientDescent(torch.optim.Optimizer):
     preconditioner
         Positive operator on the parameters; needs a known ``sqrt`` if lr is None.
 
+    Attributes
+    ----------
+    diagnostics : Step or None
+        What the last step did; its limit is ``"rate"``.
+
     Raises
     ------
     ValueError
@@ -43,6 +42,7 @@ class GradientDescent(torch.optim.Optimizer):
 
     Cost per step: one evaluation of r and one backward pass.
 
+    >>> import torch
     >>> a = torch.tensor([1.0], requires_grad=True)
     >>> optimizer = GradientDescent(Map(lambda p: p["a"] - 3.0, {"a": a}), lr=1.0)
     >>> optimizer.step(), a.tolist()
@@ -52,12 +52,13 @@ class GradientDescent(torch.optim.Optimizer):
     def __init__(self, residual: Map, *, lr: float | None = None, preconditioner: Operator | None = None) -> None:
         if lr is not None and not lr > 0:
             raise ValueError(f"GradientDescent: lr should be positive, got {lr}")
+        super().__init__(residual, {"lr": lr})
         n = residual.domain.size
         if preconditioner is not None and preconditioner.shape != (n, n):
             raise ValueError(f"GradientDescent: expected a preconditioner of shape {(n, n)}, got {preconditioner!r}")
-        self.residual = residual
         self.preconditioner = preconditioner
-        super().__init__(list(residual.params.values()), {"lr": self._rate() if lr is None else lr})
+        if lr is None:
+            self.param_groups[0]["lr"] = self._rate()
 
     def _rate(self) -> float:
         J: Operator = Jacobian(self.residual)
@@ -76,22 +77,10 @@ class GradientDescent(torch.optim.Optimizer):
             raise ValueError("GradientDescent: the Jacobian is zero, there is nothing to descend")
         return float(1 / largest**2)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], object] | None = None) -> Tensor:  # type: ignore[override]
-        """Take one step and return the loss ``½‖r‖²`` before it; a closure is called for its side effects only."""
-        if closure is not None:
-            with torch.enable_grad():
-                closure()
-        residual = self.residual
-        graph = Graph(residual.raw(None), residual.params, residual.domain)
-        scale = residual.scale()
-        r = graph.value * scale
-        loss = 0.5 * r @ r
-        if not loss.isfinite():
-            raise Breakdown(f"GradientDescent: the loss is {loss.item()}; lower lr or check the residual")
-        gradient = graph.vjp((scale * r)[:, None])
-        direction = gradient if self.preconditioner is None else self.preconditioner.forward(gradient)
-        (group,) = self.param_groups
-        for name, update in residual.domain.unravel(direction[:, 0]).items():
-            residual.params[name].sub_(update, alpha=group["lr"])
-        return loss
+    def _step(self) -> float:
+        here, (group,) = self.here(), self.param_groups
+        M = self.preconditioner
+        direction = here.gradient if M is None else M.forward(here.gradient[:, None])[:, 0]
+        self.move(here.point - group["lr"] * direction)
+        self.diagnostics = Step(here.loss, group["lr"] * direction.norm().item(), "rate")
+        return here.loss

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from precondlab.map import Map
 from precondlab.training.damping import Linearization, Solver, linearization, routes
+from precondlab.training.optimizers.minimizer import Minimizer
 
 __all__ = ["LevenbergMarquardt", "Step"]
 
@@ -74,7 +74,7 @@ class _Trial:
     length: float
 
 
-class LevenbergMarquardt(torch.optim.Optimizer):
+class LevenbergMarquardt(Minimizer):
     """Minimize ``½‖r(θ)‖²`` by damped Gauss–Newton steps ``δ = −(JᵀJ + μ)⁻¹Jᵀr`` along the curved map.
 
     Every step decomposes J once, whatever the damping, and takes from the grid ``μ = 2ʲ μ_before`` the longest
@@ -135,54 +135,33 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     ) -> None:
         if not 0 < ratio < 1 or not 0 < final_ratio < 1:
             raise ValueError(f"LevenbergMarquardt: ratios should be in (0, 1), got {ratio} and {final_ratio}")
-        self._residual = residual
+        super().__init__(
+            residual,
+            {"ratio": ratio, "final_ratio": final_ratio},
+            **{"damping": None, "steps": 0, "final": False, "recent": []},
+        )
         self._options: dict[str, Any] = {"solver": solver, "memory_budget": memory_budget, "maxiter": maxiter}
         self._routes: dict[str, str] | None = None
-        self.diagnostics: Step | None = None
-        super().__init__(list(residual.params.values()), {"ratio": ratio, "final_ratio": final_ratio})
-        shapes = {name: list(shape) for name, shape in residual.domain.shapes.items()}
-        self.state["solver"] = {"damping": None, "steps": 0, "final": False, "recent": [], "shapes": shapes}  # type: ignore[index]
 
-    @property
-    def residual(self) -> Map:
-        """The map r that is minimized."""
-        return self._residual
-
-    @residual.setter
-    def residual(self, residual: Map) -> None:
-        before = self._residual.params
-        if residual.params.keys() != before.keys() or any(residual.params[k] is not before[k] for k in before):
-            raise ValueError(
-                f"LevenbergMarquardt: the new residual should have the parameters of the old one, {list(before)}, "
-                f"got {list(residual.params)}; build it from the same model"
-            )
-        self._residual = residual
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], object] | None = None) -> Tensor:  # type: ignore[override]
-        """Take one step and return the loss ``½‖r‖²`` before it; a closure is called for its side effects only."""
-        if closure is not None:
-            with torch.enable_grad():
-                closure()
-        residual, state = self._residual, self.state["solver"]  # type: ignore[index]
+    def _step(self) -> float:
+        residual, state = self._residual, self.solver
         if self._routes is None or self._routes.keys() != residual.codomain.shapes.keys():
             self._routes = routes(residual)
         model = linearization(residual, known=self._routes, **self._options)
-        theta = residual.domain.ravel({name: value.detach() for name, value in residual.params.items()})
+        theta = self.point()
         (group,) = self.param_groups
         ratio = group["final_ratio"] if state["final"] else group["ratio"]
         before = state["damping"] or _START * _top(model)
         found, trials, limit = self._search(model, theta, before, ratio)
         if found is not None:
-            for name, value in residual.domain.unravel(found.point).items():
-                residual.params[name].copy_(value)
+            self.move(found.point)
             _remember(state, found.damping)
         best = found or _Trial(before, math.nan, model.loss, theta, 0.0)
         self.diagnostics = Step(
             *(model.loss, best.loss, best.ratio, best.damping, best.length, trials),
             *(model.rank, model.condition, model.solver, limit),
         )
-        return theta.new_tensor(model.loss)
+        return model.loss
 
     def _search(
         self, model: Linearization, theta: Tensor, before: float, ratio: float
@@ -233,19 +212,6 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             excess = r - model.residual - model.jacobian.forward(delta[:, None])[:, 0]
             delta = straight + model.correction(damping, excess)
         return best
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load a state; refuses that of an optimizer of other parameters."""
-        saved = state_dict["state"].get("solver", {}).get("shapes")
-        own = self.state["solver"]["shapes"]  # type: ignore[index]
-        if saved != own:
-            raise ValueError(
-                f"LevenbergMarquardt: the state belongs to other parameters: {saved} where this residual has {own}"
-            )
-        super().load_state_dict(dict(state_dict))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, **super().__getstate__()}
 
 
 def _eps(model: Linearization) -> float:

@@ -1,0 +1,183 @@
+"""Newton's method on the Gauss–Newton matrix, solved by conjugate gradients with a Nyström preconditioner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from precondlab.krylov import cg
+from precondlab.krylov.solution import SolverStatus
+from precondlab.map import Map
+from precondlab.operator import Operator
+from precondlab.operators import Gram, Identity, Jacobian
+from precondlab.preconditioners.lowrank import nystrom
+from precondlab.training.optimizers.minimizer import Evaluation, Minimizer, Step
+
+__all__ = ["NewtonCG", "NewtonStep"]
+
+_DECREASE, _SHORTER, _TRIALS = 1e-4, 0.5, 30  # Armijo's rule
+
+
+@dataclass(frozen=True)
+class NewtonStep(Step):
+    """What one step of :class:`NewtonCG` did.
+
+    Attributes
+    ----------
+    reached
+        ``½‖r‖²`` after it.
+    damping
+        μ of the system.
+    solver
+        How conjugate gradients ended.
+    iterations
+        Of conjugate gradients.
+    trials
+        Lengths tried.
+    age
+        Steps since the preconditioner was made; 0 if it was made in this one.
+    limit
+        ``"damping"`` (the full step was taken), ``"solver"`` (the full step, but the linear solver did not
+        reach its tolerance), ``"nonlinearity"`` (a longer one does not reduce the loss enough) or ``"stationary"`` (no
+        length does: no step).
+    """
+
+    reached: float
+    damping: float
+    solver: SolverStatus
+    iterations: int
+    trials: int
+    age: int
+
+
+class NewtonCG(Minimizer):
+    """Minimize ``½‖r(θ)‖²`` by steps ``δ = −(JᵀJ + μ)⁻¹Jᵀr`` that are solved matrix-free.
+
+    Conjugate gradients start from the last step and are preconditioned by a randomized Nyström approximation of
+    ``JᵀJ``, made again after ``every`` steps and whenever the solver or the line search failed. ``μ = damping · ½‖r‖²``
+    falls with the loss, so that steps become Gauss–Newton steps near a solution. The length is ``lr``, halved until
+    Armijo's condition holds.
+
+    Parameters
+    ----------
+    residual
+        The map r; its parameters are updated in place. It can be replaced between steps.
+    lr
+        First length tried.
+    damping
+        μ in units of the loss, ≥ 0.
+    rank
+        Of the Nyström approximation; at most the number of parameters is used.
+    every
+        Steps after which it is made again.
+    rtol, maxiter
+        Of conjugate gradients; the tolerance is relative to ``‖Jᵀr‖``.
+
+    Attributes
+    ----------
+    diagnostics : NewtonStep or None
+        What the last step did.
+
+    Raises
+    ------
+    ValueError
+        For parameters outside their ranges.
+    Breakdown
+        If loss or gradient is not finite; the parameters are left as they were.
+
+    Cost per step: one product with J and Jᵀ per iteration, ``rank`` of them when the preconditioner is made; two
+    evaluations of r and one backward pass. Memory ``n · rank`` numbers.
+    Reference: Rathore, Lei, Frangella, Lu & Udell (2024), arXiv:2402.01868; for μ Yamashita & Fukushima (2001),
+    doi:10.1007/978-3-7091-6217-0_18.
+
+    >>> import torch
+    >>> a = torch.tensor([4.0], requires_grad=True)
+    >>> optimizer = NewtonCG(Map(lambda p: p["a"] ** 2 - 4.0, {"a": a}))
+    >>> for _ in range(9):
+    ...     loss = optimizer.step()
+    >>> a.tolist(), optimizer.diagnostics.limit
+    ([2.0], 'stationary')
+    """
+
+    def __init__(
+        self,
+        residual: Map,
+        *,
+        lr: float = 1.0,
+        damping: float = 1.0,
+        rank: int = 60,
+        every: int = 20,
+        rtol: float = 1e-3,
+        maxiter: int = 200,
+    ) -> None:
+        if not (lr > 0 and damping >= 0 and 0 < rtol < 1) or min(rank, every, maxiter) < 1:
+            raise ValueError(
+                "NewtonCG: expected lr > 0, damping ≥ 0, 0 < rtol < 1 and rank, every, maxiter ≥ 1, got "
+                f"{lr}, {damping}, {rtol} and {rank}, {every}, {maxiter}"
+            )
+        super().__init__(residual, {"lr": lr, "damping": damping}, previous=None, point=None, shift=0.0, age=0)
+        self._options = {"rank": min(rank, residual.domain.size), "every": every, "rtol": rtol, "maxiter": maxiter}
+        self._made: Operator | None = None
+
+    def _step(self) -> float:
+        here, (group,), solver = self.here(), self.param_groups, self.solver
+        mu = group["damping"] * here.loss
+        if not here.gradient.any():
+            nothing = (SolverStatus.OK, 0, 0, solver["age"])
+            self.diagnostics = NewtonStep(here.loss, 0.0, "stationary", here.loss, mu, *nothing)
+            return here.loss
+        J = self.jacobian(here.point)
+        M = self._preconditioner(J, mu)
+        direction, status, iterations = self._solve(J, here, mu, M)
+        length, reached, trials = self._search(here, direction, group["lr"])
+        age = solver["age"]
+        solver.update(previous=direction if length else None, age=age + 1)
+        if not length or not status.ok:
+            solver.update(point=None)
+        self.move(here.point + length * direction)
+        limit = "stationary" if not length else "nonlinearity" if trials > 1 else "damping" if status.ok else "solver"
+        moved = length * direction.norm().item()
+        self.diagnostics = NewtonStep(here.loss, moved, limit, reached, mu, status, iterations, trials, age)
+        return here.loss
+
+    def _solve(self, J: Jacobian, here: Evaluation, mu: float, M: Operator) -> tuple[Tensor, SolverStatus, int]:
+        """Return a descent direction, how the solver ended, and its iterations."""
+        A: Operator = Gram(J) + mu * Identity(J.domain) if mu else Gram(J)
+        options = {"rtol": self._options["rtol"], "maxiter": self._options["maxiter"], "M": M}
+        iterations = 0
+        for x0 in (self.solver["previous"], None):
+            solution = cg(A, -here.gradient, x0=x0, **options)
+            iterations += solution.steps
+            if x0 is None or (here.gradient @ solution.x).item() < 0:
+                break
+        return solution.x, solution.status, iterations
+
+    def _search(self, here: Evaluation, direction: Tensor, length: float) -> tuple[float, float, int]:
+        """Return the longest of ever shorter lengths that satisfies Armijo's condition, the loss, and the trials."""
+        slope = (here.gradient @ direction).item()
+        for trials in range(1, _TRIALS + 1):
+            r = self.residual(here.point + length * direction)
+            loss = 0.5 * (r @ r).item()
+            if loss <= here.loss + _DECREASE * length * slope and loss < here.loss:
+                return length, loss, trials
+            length *= _SHORTER
+        return 0.0, here.loss, _TRIALS
+
+    def _preconditioner(self, J: Jacobian, mu: float) -> Operator:
+        """Return the preconditioner, made again if it is stale."""
+        solver = self.solver
+        if solver["point"] is None or solver["age"] >= self._options["every"]:
+            self._made = nystrom(Gram(J), rank=self._options["rank"], damping=mu)
+            solver.update(point=J.domain.ravel(J.at), shift=mu, age=0)
+        elif self._made is None:
+            at = self.jacobian(solver["point"])
+            self._made = nystrom(Gram(at), rank=self._options["rank"], damping=solver["shift"])
+        return self._made
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._made = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**super().__getstate__(), "_made": None}

@@ -1,0 +1,180 @@
+"""Any torch optimizer, fed with a preconditioned gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precondlab.errors import NotPositive
+from precondlab.map import Map
+from precondlab.operator import Operator, as_operator
+from precondlab.operators import Gram, Jacobian
+from precondlab.training.optimizers.minimizer import Evaluation, Minimizer, Step
+
+__all__ = ["Preconditioned", "PreconditionedStep"]
+
+_PROBES = 4  # random directions in which the drift is measured
+
+
+@dataclass(frozen=True)
+class PreconditionedStep(Step):
+    """What one step of :class:`Preconditioned` did.
+
+    Attributes
+    ----------
+    decrement
+        ``∇LᵀM∇L``; for ``M = A⁻¹`` twice the reduction of the loss that Gauss–Newton predicts.
+    age
+        Steps since M was made; 0 if it was made in this one.
+    drift
+        As measured before the step, None if it was not.
+    limit
+        ``"rate"``: the base optimizer and its schedule alone decide.
+    """
+
+    decrement: float
+    age: int
+    drift: float | None
+
+
+class Preconditioned(Minimizer):
+    """Minimize ``½‖r(θ)‖²`` by any torch optimizer that is given ``M∇L`` for the gradient, ``M ≈ A⁻¹``, ``A = JᵀJ``.
+
+    With SGD of rate η this is ``θ ← θ − ηM∇L``, gradient descent in the coordinates ``θ = Pθ̂`` for ``M = PPᵀ``;
+    momentum and Adam average preconditioned gradients. M is made by ``make(A)``, and made again when it is stale: after
+    ``every`` steps, or when the drift ``‖M(A − A_M)‖/‖MA_M‖`` since it was made, estimated on 4 random directions,
+    exceeds ``drift``.
+
+    Parameters
+    ----------
+    residual
+        The map r; its parameters are updated in place. It can be replaced between steps.
+    base
+        The optimizer, over the parameters of r. Its param_groups are those of this one, so schedulers work on either.
+    make
+        A ↦ a positive operator M, the same for the same A, e.g. ``partial(nystrom, rank=50, damping=1e-6)``.
+    every
+        Steps after which M is made again; None for never.
+    drift
+        Drift above which M is made again; None not to measure it.
+
+    Attributes
+    ----------
+    diagnostics : PreconditionedStep or None
+        What the last step did.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Unless the base is a torch optimizer over the parameters of r that needs no closure, and M is of their size.
+    NotPositive
+        If ``∇LᵀM∇L ≤ 0``.
+    Breakdown
+        If loss or gradient is not finite. In each case the parameters are left as they were.
+
+    Cost per step: one evaluation of r, one backward pass, one product with M; with ``drift`` 4 products with A.
+    M is not saved but made again from the point where it was made, so that a replaced residual changes it on loading.
+
+    >>> a = torch.tensor([4.0, 4.0], requires_grad=True)
+    >>> r = Map(lambda p: p["a"] * torch.tensor([1.0, 10.0]), {"a": a})
+    >>> from precondlab.preconditioners import jacobi
+    >>> optimizer = Preconditioned(r, torch.optim.SGD([a], lr=1.0), make=jacobi)
+    >>> optimizer.step(), a.tolist()
+    (tensor(808.), [0.0, 0.0])
+    """
+
+    def __init__(
+        self,
+        residual: Map,
+        base: torch.optim.Optimizer,
+        *,
+        make: Callable[[Operator], Any],
+        every: int | None = 20,
+        drift: float | None = None,
+    ) -> None:
+        if not isinstance(base, torch.optim.Optimizer):
+            raise TypeError(
+                f"Preconditioned: expected a torch optimizer, got {type(base).__name__}; "
+                "e.g. torch.optim.Adam(model.parameters(), lr=1e-3)"
+            )
+        if isinstance(base, torch.optim.LBFGS | Minimizer):
+            raise ValueError(f"Preconditioned: {type(base).__name__} takes no gradient from outside; use it on its own")
+        if (every is not None and every < 1) or (drift is not None and not drift > 0):
+            raise ValueError(f"Preconditioned: expected every ≥ 1 and drift > 0, or None, got {every} and {drift}")
+        super().__init__(residual, {}, point=None, age=0)
+        owned = {id(p) for group in base.param_groups for p in group["params"]}
+        if owned != {id(p) for p in residual.params.values()}:
+            raise ValueError(
+                f"Preconditioned: {type(base).__name__} should have the parameters of the residual, "
+                f"{list(residual.params)}, and no others; build both from the same model"
+            )
+        self.base, self.make, self.every, self.drift = base, make, every, drift
+        self.param_groups, self.defaults = base.param_groups, base.defaults
+        self._made: tuple[Operator, Tensor] | None = None  # M, and M A on the probes where it was made
+
+    def _step(self) -> float:
+        here = self.here()
+        M, drift = self._preconditioner(here)
+        direction = M.forward(here.gradient[:, None])[:, 0]
+        decrement = (here.gradient @ direction).item()
+        if not decrement > 0 and here.gradient.any():
+            raise NotPositive(f"Preconditioned: ∇LᵀM∇L = {decrement:.3g} for M = {M!r}; M should be positive")
+        params, before = self._residual.params, {}
+        for name, block in self._residual.domain.unravel(direction).items():
+            before[name], params[name].grad = params[name].grad, block
+        self.base.step()
+        for name, gradient in before.items():
+            params[name].grad = gradient
+        moved = (self.point() - here.point).norm().item()
+        self.diagnostics = PreconditionedStep(here.loss, moved, "rate", decrement, self.solver["age"], drift)
+        self.solver["age"] += 1
+        return here.loss
+
+    def _preconditioner(self, here: Evaluation) -> tuple[Operator, float | None]:
+        """Return M, made again if it is stale, and the drift if it was measured."""
+        point, drift = self.solver["point"], None
+        if self._made is None and point is not None:
+            self._made = self._make(self.jacobian(point))
+        stale = self._made is None or (self.every is not None and self.solver["age"] >= self.every)
+        if self._made is not None and not stale and self.drift is not None:
+            M, before = self._made
+            now = M.forward(self.jacobian(here.point).gram(self._probes()))
+            drift = ((now - before).norm() / before.norm()).item()
+            stale = not drift <= self.drift
+        if stale:
+            self._made = self._make(self.jacobian(here.point))
+            self.solver.update(point=here.point, age=0)
+        assert self._made is not None  # made above unless it was there
+        return self._made[0], drift
+
+    def _make(self, J: Jacobian) -> tuple[Operator, Tensor]:
+        M = as_operator(self.make(Gram(J)))
+        if M.shape != (J.shape[1], J.shape[1]):
+            raise ValueError(f"Preconditioned: make should return an operator on {J.shape[1]} parameters, got {M!r}")
+        return M, M.forward(J.gram(self._probes())) if self.drift is not None else J.domain.zeros(0)
+
+    def _probes(self) -> Tensor:
+        return self._residual.domain.random(_PROBES)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the base optimizer, and of M."""
+        state = self.base.state_dict()
+        return {**state, "state": {**state["state"], "solver": dict(self.solver)}}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load a state; refuses that of another optimizer or of other parameters."""
+        entries = state_dict["state"]
+        super().load_state_dict({**state_dict, "state": {"solver": entries.get("solver", {})}})
+        self.base.load_state_dict({**state_dict, "state": {k: v for k, v in entries.items() if k != "solver"}})
+        self.param_groups = self.base.param_groups
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._made = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_made": None}
