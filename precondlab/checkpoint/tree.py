@@ -85,7 +85,9 @@ class _Encoder:
         if value.numel() and seen in self._nodes:
             return self._nodes[seen]
         plain = value.detach().resolve_conj().resolve_neg().cpu()
-        order = sorted(range(plain.dim()), key=lambda axis: -plain.stride(axis))
+        free = [axis for axis, size in enumerate(plain.shape) if size > 1 and plain.numel()]
+        by_stride = iter(sorted(free, key=lambda axis: -plain.stride(axis)))
+        order = [next(by_stride) if axis in free else axis for axis in range(plain.dim())]
         stored = plain.permute(order).contiguous()
         if stored.untyped_storage().data_ptr() in self._storages:
             stored = stored.clone()
