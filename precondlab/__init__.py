@@ -2,7 +2,17 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from precondlab import dynamics, krylov, models, operators, preconditioners, problems, spectrum, testing
+from precondlab import (
+    checkpoint,
+    dynamics,
+    krylov,
+    models,
+    operators,
+    preconditioners,
+    problems,
+    spectrum,
+    testing,
+)
 from precondlab.differentiation import Pointwise
 from precondlab.dynamics import predict_training
 from precondlab.map import Map
@@ -40,6 +50,7 @@ __all__ = [
     "Space",
     "Symbol",
     "as_operator",
+    "checkpoint",
     "condition",
     "diagonal",
     "effective_dimension",

@@ -41,7 +41,15 @@ app = typer.Typer(
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 progress = Console(stderr=True)
-_OPTIONAL = {"plot": "matplotlib", "testing": "hypothesis", "deepxde": "deepxde"}  # extra → its package
+_OPTIONAL = {  # extra → its package
+    "plot": "matplotlib",
+    "testing": "hypothesis",
+    "checkpoint": "safetensors",
+    "deepxde": "deepxde",
+    "lightning": "lightning",
+    "pina": "pina",
+    "huggingface": "transformers",
+}
 console = Console()
 
 

@@ -364,7 +364,7 @@ def refuse_training_mode(model: nn.Module) -> None:
     noisy = [
         name or type(module).__name__
         for name, module in model.named_modules()
-        if module.training and isinstance(module, _NOISY_IN_TRAINING)
+        if module.training and isinstance(module, _NOISY_IN_TRAINING) and getattr(module, "p", 1) > 0
     ]
     if noisy:
         raise ValueError(
