@@ -62,7 +62,7 @@ class Density(_Curvlinops):
     """``lanczos_approximate_spectrum``, which first finds both ends by ``eigsh``; option ``steps``."""
 
     def run(self) -> dict[str, Any]:
-        from curvlinops.papyan2020traces import lanczos_approximate_spectrum  # pyright: ignore[reportMissingImports]
+        from curvlinops.papyan2020traces.spectrum import lanczos_approximate_spectrum  # pyright: ignore[reportMissingImports]
 
         torch.manual_seed(0)
         grid, density = lanczos_approximate_spectrum(self.operator(), self.options["steps"])
@@ -74,7 +74,7 @@ class Lanczos(_Curvlinops):
     """``fast_lanczos``, the recurrence of its density alone; option ``steps``."""
 
     def run(self) -> dict[str, Any]:
-        from curvlinops.papyan2020traces import fast_lanczos  # pyright: ignore[reportMissingImports]
+        from curvlinops.papyan2020traces.spectrum import fast_lanczos  # pyright: ignore[reportMissingImports]
 
         torch.manual_seed(0)
         nodes, Y = fast_lanczos(self.operator(), self.options["steps"])
