@@ -171,6 +171,11 @@ def test_the_line_search_comes_back_from_where_the_loss_is_no_number():
     for _ in range(30):
         optimizer.step()
     assert a.item() == pytest.approx(1e-4, rel=1e-5)
+    with torch.no_grad():
+        a.fill_(0.5)
+    start = optimizer.evaluate(optimizer.point())
+    found = strong_wolfe(optimizer.evaluate, start, torch.tensor([-2.0], dtype=torch.float64))  # a = −1.5 comes first
+    assert found.limit == "wolfe" and found.trials < 10
 
 
 def test_newton_cg_solves_least_squares_in_one_step():
