@@ -129,7 +129,9 @@ class Hosted(torch.optim.Optimizer):
             self._load(self.inner, self._pending)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, **super().__getstate__()}
+        kept = {**self.__dict__, **super().__getstate__()}
+        kept.pop("step", None)  # a scheduler's wrapper, bound to the original
+        return kept
 
     def _shapes(self) -> list[list[int]]:
         return [list(p.shape) for group in self.param_groups for p in group["params"]]

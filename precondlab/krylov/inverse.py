@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -38,10 +36,6 @@ class Inverse(Operator):
         Largest relative residual of a solve so far.
     products
         Products with A so far.
-    converged
-        Whether every solve reached rtol, or round-off.
-    ritz
-        Smallest and largest Ritz value of B (of M A) seen by the solves.
 
     Raises
     ------
@@ -68,7 +62,7 @@ class Inverse(Operator):
         else:
             factor = left.H @ self.root
             self.target = factor.H @ factor
-        self.residual, self.products, self.converged, self.ritz = 0.0, 0, True, (math.inf, 0.0)
+        self.residual, self.products = 0.0, 0
 
     def _apply(self, V: Tensor) -> Tensor:
         C = V if self.root is None else self.root.backward(V)
@@ -78,9 +72,6 @@ class Inverse(Operator):
             raise NotPositive(f"{self!r}: {solution.status.advice}")
         self.products += solution.num_matvecs
         self.residual = max(self.residual, float(torch.as_tensor(solution.relative_residual).max()))
-        self.converged &= solution.status in (SolverStatus.OK, SolverStatus.ROUND_OFF)
-        if len(values := solution.ritz_values):
-            self.ritz = (min(self.ritz[0], values[0]), max(self.ritz[1], values[-1]))
         return solution.x if self.root is None else self.root.forward(solution.x)
 
     def __repr__(self) -> str:

@@ -126,7 +126,7 @@ def eigsh(
         Largest number of basis vectors; by default ``min(n, max(2k + 1, 20))``, or fewer if ncv + p vectors do not
         fit the memory budget.
     memory_budget
-        Bytes the basis may take.
+        Bytes the basis may take; the k vectors returned and about 6p vectors of working memory come on top.
     num_matvecs
         Budget of products; ``10 n`` by default, as SciPy's.
     tol

@@ -18,7 +18,8 @@ __all__ = ["inverse_ends"]
 
 _RTOL = 1e-8  # of the solves
 _RESIDUAL = 1e-5  # of an end: its value is then exact to the square of this over the gap
-_FIRST = 30  # products spent at most on κ(M A)
+_FIRST = 30  # products spent at most on κ(M A), and on a bound at the large end
+_LOOSE = 1.05  # ratio of a bound to the largest eigenvalue found beyond which it is sharpened
 _FREE_STEPS = 80  # steps with M⁻¹, which cost no product with A
 
 
@@ -27,11 +28,12 @@ def inverse_ends(A: Operator, M: Operator, num_matvecs: int, failure: float, gen
 
     With ``M = P Pᴴ`` and ``a ≤ λ(PᴴAP) ≤ b``: ``a M⁻¹ ≤ A ≤ b M⁻¹``, and a solve with relative residual ρ is
     a product with A⁻¹ of relative error ``ρ √(b/a)``. λ_min is the inverse of the largest eigenvalue of A⁻¹.
-    λ_max comes from a random start, or, if M⁻¹ is known, from the top eigenvector of M⁻¹, with the bound
-    ``b λ_max(M⁻¹)``. ``failure`` is shared by the four enclosures used.
+    λ_max comes from a random start, or, if M⁻¹ is known, from the top eigenvector of M⁻¹; it is bounded by
+    ``b λ_max(M⁻¹)``, and if that is loose by a few steps from a random start. ``failure`` is shared by the
+    enclosures used.
     """
-    component = component_quantile(A.shape[1], failure / 4, complex=A.domain.dtype.is_complex)
-    starts = A.domain.random(3, generator=generator)
+    component = component_quantile(A.shape[1], failure / 5, complex=A.domain.dtype.is_complex)
+    starts = A.domain.random(4, generator=generator)
     inverse = Inverse(A, M, rtol=_RTOL, maxiter=num_matvecs)
     a, b, used = 0.0, math.inf, 0
     if inverse.root is not None:
@@ -59,22 +61,34 @@ def inverse_ends(A: Operator, M: Operator, num_matvecs: int, failure: float, gen
     error = inverse.residual * spread * small.num_matvecs**0.5 + small.round_off[1] / small.values[0]
     start, ceiling = _top(M.inverse, starts[:, 2], component)
     left = A.sqrt
-    power = 1 if left is None else 2
+    power, target = (1, A) if left is None else (2, left.H)
     large = krylov_ends(
-        A if left is None else left.H,
+        target,
         start=start,
         num_matvecs=max(2, num_matvecs - used),
         component=component if M.inverse is None else None,
         until=lambda seen: seen.residuals[0] <= _RESIDUAL * seen.values[0],
     )
+    used += large.num_matvecs
     largest, smallest = float(large.values[0]) ** power, 1 / float(small.values[0])
-    certain = inverse.converged and error < 1
+    high = min(large.enclosure[1] ** power, b * ceiling)
+    if high > _LOOSE * largest and used < num_matvecs:
+        random = krylov_ends(
+            target,
+            start=starts[:, 3],
+            num_matvecs=min(_FIRST, num_matvecs - used),
+            component=component,
+            until=lambda seen: seen.enclosure(component)[1] ** power <= _LOOSE * largest,
+        )
+        used += random.num_matvecs
+        high = min(high, random.enclosure[1] ** power)
+    certain = error < 1
     return Ends(
         values=np.array([largest, smallest]),
-        enclosure=((1 - error) / small.enclosure[1] if certain else 0.0, min(large.enclosure[1] ** power, b * ceiling)),
+        enclosure=((1 - error) / small.enclosure[1] if certain else 0.0, high),
         round_off=(min(error, 1.0) * smallest, power * large.round_off[1] / float(large.values[0]) * largest),
         complete=False,
-        num_matvecs=used + large.num_matvecs,
+        num_matvecs=used,
         method="inverse",
     )
 

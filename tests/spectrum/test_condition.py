@@ -97,9 +97,12 @@ def test_an_approximate_inverse_finds_the_small_end_in_few_products(seed, factor
         assert result.estimate == pytest.approx(kappa, rel=1e-5)
 
 
-@pytest.mark.parametrize("K", [200, 1000])
-def test_fourier_poisson_in_a_rotated_basis(K):
-    """κ = 9.1687494e9 and 5.7304684e12 (both ends of the interval, λ = 1), where forward products see nothing of it."""
+@pytest.mark.parametrize(
+    ("K", "truth", "rtol", "products"),
+    [(200, 9.1687494e9, 1e-6, 60), (1000, 5.7304684e12, 1e-6, 60), (10_000, 5.7304684e16, 1e-3, 200)],
+)
+def test_fourier_poisson_in_a_rotated_basis(K, truth, rtol, products):
+    """Both ends of the interval, λ = 1: κ ≈ K⁴ / 0.1745058, of which forward products see nothing."""
     k = torch.arange(1.0, K + 1, dtype=torch.float64)
     zero = torch.zeros(1, dtype=torch.float64)
     end = torch.cat([zero + (2 * torch.pi) ** -0.5, (-1.0) ** k / torch.pi**0.5, 0 * k])
@@ -107,10 +110,9 @@ def test_fourier_poisson_in_a_rotated_basis(K):
     R = Reflections(torch.randn(2 * K + 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(K)))
     M = R.H @ Diagonal(torch.cat([zero + 400, k**-4, k**-4])) @ R
     result = pl.condition(Gram(J @ R), approximate_inverse=M).check()
-    truth = {200: 9.1687494e9, 1000: 5.7304684e12}[K]
-    assert result.estimate == pytest.approx(truth, rel=1e-6)
-    assert result.lower <= truth * (1 + 1e-7) and truth <= result.upper
-    assert result.num_matvecs <= 60
+    assert result.estimate == pytest.approx(truth, rel=rtol)
+    assert result.lower <= truth * (1 + rtol) and truth <= result.upper <= 1.1 * truth
+    assert result.num_matvecs <= products
 
 
 class Disturbed(Operator):
