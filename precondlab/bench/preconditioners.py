@@ -108,10 +108,11 @@ def _deflated(A: Operator) -> Operator:
 
 
 def _methods(document: Row) -> list[str]:
-    names: dict[str, None] = {}
-    for row in document["cases"]:
-        names |= dict.fromkeys(c["name"] for c in sorted(row["candidates"], key=lambda c: c["name"] != "none"))
-    return list(names)
+    """Return the names of all candidates: none first, then by name and rank."""
+    names = {c["name"] for row in document["cases"] for c in row["candidates"]}
+    return sorted(
+        names, key=lambda name: (name != "none", name.split(", rank ")[0], int(f"0{name.partition('rank ')[2]}"))
+    )
 
 
 def draw(document: Row, out: Path) -> Path:
@@ -157,7 +158,7 @@ def tables(document: Row) -> list[Table]:
             table.add_column(name, justify="left" if not name else "right", no_wrap=True)
         for c in row["candidates"]:
             if c["condition"] is None:
-                table.add_row(c["name"], c["reason"][:60])
+                table.add_row(c["name"], "not built")
                 continue
             upper = c["condition"]["upper"]
             kappa = f"{c['condition']['lower']:.4g} … {'∞' if upper is None else format(upper, '.4g')}"
