@@ -76,7 +76,7 @@ def _draw_case(left: Axes, right: Axes, case: Row) -> None:
     left.set_xlim(0, 1.1 * max([1.0, *(row[kind]["ratio"] for row in rows for kind in ("product", "block"))]))
     left.set_yticks(list(places), [row["way"] for row in rows])
     left.set(xlabel="time / bound", title=f"{case['case']['name']}: {case['parameters']:,} parameters")
-    left.legend(fontsize="small", loc="best")
+    left.legend(fontsize="small", loc="best", frameon=True, framealpha=0.9)
     right.barh(list(places), [row["memory_mb"] or 0 for row in rows], 0.6, color="C2")
     if "memory_mb" in targets:
         right.axvline(targets["memory_mb"], color="k", linestyle="--", linewidth=1.2)
