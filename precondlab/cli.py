@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import torch
 
@@ -264,16 +264,8 @@ def products(
 
     found = peers.absolute() if peers.exists() else None  # not resolve(): the link is what makes it a venv
     document = benchmark.run(quick=quick, rounds=rounds, peers=found, report=progress.print)
-    paths = show.draw(document, out)
-    (out / "products.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if as_json:
-        _print_json(document)
-    else:
-        for table in show.tables(document):
-            console.print(table)
-        for path in [*paths, out / "products.json"]:
-            console.print(f"wrote {path}")
-    raise typer.Exit(0 if document["ok"] else 1)
+    pictures = show.draw(document, out)
+    _finish("products", document, out, pictures, show.tables(document), as_json)
 
 
 @bench.command()
@@ -286,15 +278,8 @@ def coverage(
     from precondlab.bench import coverage as campaign
 
     document = campaign.run(runs=runs, report=progress.print)
-    path = campaign.draw(document, out)
-    (out / "coverage.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if as_json:
-        _print_json(document)
-    else:
-        console.print(campaign.table(document))
-        for written in (path, out / "coverage.json"):
-            console.print(f"wrote {written}")
-    raise typer.Exit(0 if document["ok"] else 1)
+    picture = campaign.draw(document, out)
+    _finish("coverage", document, out, [picture], [campaign.table(document)], as_json)
 
 
 @bench.command(name="preconditioners")
@@ -307,18 +292,8 @@ def compare_preconditioners(
     from precondlab.bench import preconditioners as workshop
 
     document = workshop.run(budget=budget, report=progress.print)
-    path = workshop.draw(document, out)
-    (out / "preconditioners.json").write_text(
-        json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    if as_json:
-        _print_json(document)
-    else:
-        for table in workshop.tables(document):
-            console.print(table)
-        for written in (path, out / "preconditioners.json"):
-            console.print(f"wrote {written}")
-    raise typer.Exit(0 if document["ok"] else 1)
+    picture = workshop.draw(document, out)
+    _finish("preconditioners", document, out, [picture], workshop.tables(document), as_json)
 
 
 @bench.command()
@@ -341,14 +316,22 @@ def spectra(
         raise typer.BadParameter(str(error)) from error
     found = peers.absolute() if peers.exists() else None
     document = benchmark.run(quick=quick, studies=studies, peers=found, report=progress.print)
-    path = show.draw(document, out)
-    (out / "spectra.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    picture = show.draw(document, out)
+    _finish("spectra", document, out, [picture], show.tables(document), as_json)
+
+
+def _finish(
+    name: str, document: dict[str, Any], out: Path, pictures: list[Path], tables: list[Grid], as_json: bool
+) -> NoReturn:
+    """Write the document of a benchmark, show it, and exit with whether it is what it claims."""
+    path = out / f"{name}.json"
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if as_json:
         _print_json(document)
     else:
-        for table in show.tables(document):
+        for table in tables:
             console.print(table)
-        for written in (path, out / "spectra.json"):
+        for written in [*pictures, path]:
             console.print(f"wrote {written}")
     raise typer.Exit(0 if document["ok"] else 1)
 
