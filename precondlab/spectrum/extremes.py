@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -244,7 +244,7 @@ def svds(
     )
 
 
-def _start(who: str, space: Any, v0: Tensor | None, generator: torch.Generator | None) -> Tensor:
+def _start(who: str, space: Space, v0: Tensor | None, generator: torch.Generator | None) -> Tensor:
     if v0 is None:
         return space.random(1, generator=generator)
     block = torch.as_tensor(v0)
@@ -296,7 +296,7 @@ def _select(values: np.ndarray, which: Which, k: int) -> np.ndarray:
 
 
 def _nothing_missed(K: KrylovSchur, Y: np.ndarray, small: np.ndarray, wanted: np.ndarray, which: Which) -> bool:
-    """Whether copies of multiple eigenvalues outside an invariant subspace could be among the wanted ones.
+    """Whether no copy of a multiple eigenvalue outside an invariant subspace can be among the wanted ones.
 
     A random vector outside sees each eigenvalue that is left: its best one must be found, and no better than the
     wanted ones.

@@ -71,22 +71,24 @@ def inverse_ends(A: Operator, M: Operator, num_matvecs: int, failure: float, gen
     )
     used += large.num_matvecs
     largest, smallest = float(large.values[0]) ** power, 1 / float(small.values[0])
-    high = min(large.enclosure[1] ** power, b * ceiling)
+    # a start that was chosen may span an invariant subspace without the top of A: it encloses nothing
+    high = b * ceiling if M.inverse is not None else large.enclosure[1] ** power
     if high > _LOOSE * largest and used < num_matvecs:
         random = krylov_ends(
             target,
             start=starts[:, 3],
             num_matvecs=min(_FIRST, num_matvecs - used),
             component=component,
-            until=lambda seen: seen.enclosure(component)[1] ** power <= _LOOSE * largest,
+            until=lambda seen: seen.enclosure(component)[1] ** power <= _LOOSE * max(largest, seen.values[0] ** power),
         )
         used += random.num_matvecs
+        largest = max(largest, float(random.values[0]) ** power)
         high = min(high, random.enclosure[1] ** power)
-    certain = error < 1
+    low = (1 - error) / small.enclosure[1] if error < 1 else 0.0
     return Ends(
         values=np.array([largest, smallest]),
-        enclosure=((1 - error) / small.enclosure[1] if certain else 0.0, high),
-        round_off=(min(error, 1.0) * smallest, power * large.round_off[1] / float(large.values[0]) * largest),
+        enclosure=(float(low), float(high)),
+        round_off=(float(min(error, 1.0)) * smallest, power * large.round_off[1] / float(large.values[0]) * largest),
         complete=False,
         num_matvecs=used,
         method="inverse",

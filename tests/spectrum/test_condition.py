@@ -115,6 +115,19 @@ def test_fourier_poisson_in_a_rotated_basis(K, truth, rtol, products):
     assert result.num_matvecs <= products
 
 
+def test_the_top_of_a_misordered_approximate_inverse_is_not_taken_for_that_of_A():
+    """The largest eigenvalue of M⁻¹ belongs to an exact eigenvector of A that is not its largest."""
+    eigenvalues = torch.linspace(1, 100, 60, dtype=torch.float64)
+    near = eigenvalues.clone()
+    near[30] = 1000.0
+    A = Gram(Diagonal(eigenvalues.sqrt()))
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        result = pl.condition(A, approximate_inverse=Diagonal(1 / near), generator=generator, confidence=1 - 1e-6)
+        assert result.lower <= 100 * (1 + 1e-9) and 100 * (1 - 1e-9) <= result.upper
+        assert result.estimate == pytest.approx(100, rel=1e-6)
+
+
 class Disturbed(Operator):
     """A symmetric operator plus noise, or plus a skew part."""
 
