@@ -12,13 +12,13 @@ from precondlab.krylov.inverse import Inverse
 from precondlab.krylov.schur import KrylovSchur
 from precondlab.operator import Operator
 from precondlab.spectrum.bounds import beyond, component_quantile
-from precondlab.spectrum.ends import Ends, krylov_ends
+from precondlab.spectrum.ends import Ends, Seen, krylov_ends
 
 __all__ = ["inverse_ends"]
 
 _RTOL = 1e-8  # of the solves
 _RESIDUAL = 1e-5  # of an end: its value is then exact to the square of this over the gap
-_FIRST = 30  # products spent at most on κ(M A), and on a bound at the large end
+_FIRST = 30  # products spent at most on κ(M A), and on a bound at the large end unless a larger value shows up
 _LOOSE = 1.05  # ratio of a bound to the largest eigenvalue found beyond which it is sharpened
 _FREE_STEPS = 80  # steps with M⁻¹, which cost no product with A
 
@@ -77,9 +77,9 @@ def inverse_ends(A: Operator, M: Operator, num_matvecs: int, failure: float, gen
         random = krylov_ends(
             target,
             start=starts[:, 3],
-            num_matvecs=min(_FIRST, num_matvecs - used),
+            num_matvecs=num_matvecs - used,
             component=component,
-            until=lambda seen: seen.enclosure(component)[1] ** power <= _LOOSE * max(largest, seen.values[0] ** power),
+            until=lambda seen: _settled(seen, component, largest ** (1 / power), _LOOSE ** (1 / power)),
         )
         used += random.num_matvecs
         largest = max(largest, float(random.values[0]) ** power)
@@ -93,6 +93,14 @@ def inverse_ends(A: Operator, M: Operator, num_matvecs: int, failure: float, gen
         num_matvecs=used,
         method="inverse",
     )
+
+
+def _settled(seen: Seen, component: float, largest: float, loose: float) -> bool:
+    """Whether a random start bounds the top, or has spent its products, and is not converging to a larger value."""
+    top = seen.values[0]
+    if top > largest and seen.residuals[0] > _RESIDUAL * top:
+        return False
+    return len(seen.couplings) >= _FIRST or seen.enclosure(component)[1] <= loose * max(largest, top)
 
 
 def _top(inverse: Operator | None, start: Tensor, component: float) -> tuple[Tensor, float]:
