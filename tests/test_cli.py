@@ -163,7 +163,7 @@ def test_demo_fails_where_a_number_disagrees(small_demo, tmp_path):
 
 
 def test_doctor_names_versions_and_missing_extras(monkeypatch):
-    monkeypatch.setattr("precondlab.cli.find_spec", lambda name: None)
+    monkeypatch.setattr("precondlab.cli.doctor.find_spec", lambda name: None)
     assert "pip install 'precondlab[plot]'" in run("doctor").stdout
     document = json.loads(run("doctor", "--json").stdout)
     assert document["optional"]["deepxde"] is False

@@ -1,0 +1,1 @@
+"""Measure precondlab beside the arithmetic bound and other libraries."""
