@@ -4,6 +4,7 @@ from precondlab.problems.coefficients import convection_diffusion, variable_diff
 from precondlab.problems.condition import Condition
 from precondlab.problems.diffusion import heat
 from precondlab.problems.elliptic import biharmonic, helmholtz, poisson
+from precondlab.problems.phases import phase_separation
 from precondlab.problems.problem import Problem
 from precondlab.problems.published import (
     heat_rod,
@@ -31,6 +32,7 @@ __all__ = [
     "helmholtz_sines",
     "kdv",
     "logistic",
+    "phase_separation",
     "poisson",
     "poisson_cosines",
     "poisson_sines",
