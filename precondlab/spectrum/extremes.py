@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -27,13 +27,30 @@ class ExtremesStatus(Status):
 
     OK = "every residual is below the tolerance"
     NOT_CONVERGED = (
-        "the budget of products ended first; raise num_matvecs or the basis size ncv, ask for fewer values, or give "
-        "a preconditioner (lobpcg) for the smallest ones"
+        "the budget ended first; raise it (num_matvecs, or maxiter of lobpcg) or the basis size ncv, ask for fewer "
+        "values, or give a preconditioner (lobpcg) for the smallest ones"
     )
 
 
+class Extremes:
+    """What the results have in common: residuals, a status, and the method that found them."""
+
+    residuals: np.ndarray
+    status: ExtremesStatus
+    num_matvecs: int
+    method: str
+
+    def check(self) -> Self:
+        """Return self if everything asked for converged, else raise ``ArithmeticError`` with the advice."""
+        if not self.status.ok:
+            raise ArithmeticError(
+                f"{self.method}: residuals {self.residuals} after {self.num_matvecs} products: {self.status.advice}"
+            )
+        return self
+
+
 @dataclass(frozen=True)
-class Eigenpairs:
+class Eigenpairs(Extremes):
     """Eigenvalues, ascending, and what is known about their error.
 
     Attributes
@@ -48,6 +65,8 @@ class Eigenpairs:
         What happened; ``status.ok`` and ``status.advice``.
     num_matvecs
         Products with A.
+    method
+        Name of the function that found them.
     """
 
     values: np.ndarray
@@ -55,19 +74,12 @@ class Eigenpairs:
     residuals: np.ndarray
     status: ExtremesStatus
     num_matvecs: int
-
-    def check(self) -> Eigenpairs:
-        """Return self if every pair converged, else raise ``ArithmeticError`` with the advice."""
-        if not self.status.ok:
-            raise ArithmeticError(
-                f"eigsh: residuals {self.residuals} after {self.num_matvecs} products: {self.status.advice}"
-            )
-        return self
+    method: str = "eigsh"
 
 
 @dataclass(frozen=True)
-class SingularTriplets:
-    """Singular values, descending, with left and right vectors, residuals ``‖Jᴴu − σv‖``, status and products."""
+class SingularTriplets(Extremes):
+    """Singular values, descending, with left and right vectors, residuals ``‖Jᴴu − σv‖``, status, products, method."""
 
     left: Tensor
     values: np.ndarray
@@ -75,14 +87,7 @@ class SingularTriplets:
     residuals: np.ndarray
     status: ExtremesStatus
     num_matvecs: int
-
-    def check(self) -> SingularTriplets:
-        """Return self if every triplet converged, else raise ``ArithmeticError`` with the advice."""
-        if not self.status.ok:
-            raise ArithmeticError(
-                f"svds: residuals {self.residuals} after {self.num_matvecs} products: {self.status.advice}"
-            )
-        return self
+    method: str = "svds"
 
 
 def eigsh(

@@ -97,7 +97,7 @@ def lobpcg(
         X, AX, P, AP = _rotate(S, best), _rotate(AS, best), _rotate(S, beyond), _rotate(AS, beyond)
     order = np.argsort(values)
     status = ExtremesStatus.NOT_CONVERGED if active.any() else ExtremesStatus.OK
-    return Eigenpairs(values[order], X[:, torch.as_tensor(order)], residuals[order], status, products)
+    return Eigenpairs(values[order], X[:, torch.as_tensor(order)], residuals[order], status, products, "lobpcg")
 
 
 def _start(A: Operator, X: Tensor, M: Operator | None) -> Tensor:

@@ -50,6 +50,8 @@ def test_too_few_steps_say_so():
     A = Diagonal(torch.logspace(0, 8, 100, dtype=torch.float64))
     found = lobpcg(A, A.domain.random(1), largest=False, maxiter=5)
     assert found.status is ExtremesStatus.NOT_CONVERGED and found.num_matvecs == 6
+    with pytest.raises(ArithmeticError, match=r"lobpcg: residuals .* after 6 products: .*maxiter"):
+        found.check()
 
 
 def test_a_dependent_start_is_filled():
