@@ -132,8 +132,8 @@ def linearization(
         fits = 4 * min(m, n) * n * itemsize <= memory_budget
         solver = "dense" if fits and min(m, n) <= _LARGEST_SVD else "krylov"
     if solver == "krylov":
-        J: Operator = Jacobian(residual, memory_budget=memory_budget)
-        return krylov(J, _finite(J.value, residual), maxiter=maxiter)
+        value = _finite(residual.value, residual).detach()
+        return krylov(Jacobian(residual, memory_budget=memory_budget), value, maxiter=maxiter)
     rows = _rows(residual, known, memory_budget)
     if 4 * m * n * itemsize <= memory_budget:
         matrix = _finite(torch.cat(list(rows)), residual)
@@ -223,7 +223,7 @@ def krylov(J: Operator, r: Tensor, *, maxiter: int = 200) -> Linearization:
     Raises
     ------
     Breakdown
-        If a product is not finite.
+        If r or a product is not finite.
 
     Cost: ``maxiter`` products with J and as many with Jᵀ; memory ``maxiter (m + n)`` numbers.
     Reference: Paige & Saunders (1982), doi:10.1145/355984.355989.
@@ -238,6 +238,8 @@ def krylov(J: Operator, r: Tensor, *, maxiter: int = 200) -> Linearization:
     B = torch.zeros(limit + 1, limit, dtype=torch.float64)
     u, norm, scale, steps = r, _norm(J.codomain, r), 0.0, 0
     beta = norm
+    if not norm < float("inf"):
+        raise Breakdown(f"krylov: the residual r ({len(r)} rows) is not finite; check the points, or start elsewhere")
     for k in range(limit):
         if beta <= 10 * J.domain.eps * scale or beta == 0:
             break

@@ -77,3 +77,14 @@ def test_a_zero_residual_has_rank_zero_in_krylov_space():
 def test_products_that_are_not_finite_are_a_breakdown():
     with pytest.raises(Breakdown, match="not finite"):
         krylov(Dense(torch.full((2, 2), torch.inf)), torch.ones(2))
+    with pytest.raises(Breakdown, match=r"residual r \(2 rows\) is not finite"):
+        krylov(Dense(torch.eye(2)), torch.tensor([1.0, torch.nan]))
+
+
+@pytest.mark.parametrize("solver", ["dense", "krylov"])
+def test_a_residual_that_is_not_finite_at_the_parameters_is_named(solver):
+    a = torch.ones(3)
+    r = pl.Map(lambda p: p["a"].log(), {"a": a})
+    a[0] = -1
+    with pytest.raises(Breakdown, match=r"Map\[3 parameters.* is not finite at these parameters"):
+        linearization(r, solver=solver)
