@@ -1,7 +1,7 @@
 """How training moves: loss curves and step counts predicted from the spectrum, and measured."""
 
 from precondlab.dynamics.descent import Descent, descent, steps_bound
-from precondlab.dynamics.drift import Estimate, Observation, observe, remainder
+from precondlab.dynamics.drift import Observation, observe, remainder
 from precondlab.dynamics.methods import ConjugateGradients, GradientDescent, Momentum
 from precondlab.dynamics.prediction import Departure, TrainingCurve, departure, predict_training
 
@@ -9,7 +9,6 @@ __all__ = [
     "ConjugateGradients",
     "Departure",
     "Descent",
-    "Estimate",
     "GradientDescent",
     "Momentum",
     "Observation",

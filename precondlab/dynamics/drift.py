@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,15 +12,10 @@ from torch import Tensor
 from precondlab.dynamics.measure import measure
 from precondlab.operator import Operator, as_operator
 from precondlab.operators import Jacobian
+from precondlab.space import Space
+from precondlab.spectrum.estimate import Estimate, jackknife
 
-__all__ = ["Estimate", "Observation", "observe", "remainder"]
-
-
-class Estimate(NamedTuple):
-    """A random estimate and its standard error."""
-
-    value: float
-    stderr: float
+__all__ = ["Observation", "observe", "remainder"]
 
 
 @dataclass(frozen=True)
@@ -52,11 +45,11 @@ class Observation:
 
     loss: float
     lambda_max: float
-    trace: Estimate
-    effective_rank: Estimate
+    trace: Estimate[float]
+    effective_rank: Estimate[float]
     values: np.ndarray
     weights: np.ndarray
-    drift: Estimate | None
+    drift: Estimate[float] | None
     remainder: float | None
     num_matvecs: int
     _J: Operator = field(repr=False)
@@ -137,24 +130,25 @@ def observe(
         if loss > 0:
             seen = measure(J, residual, num_matvecs=num_matvecs)
             values, weights = seen.gauss.nodes[::-1], seen.gauss.weights[::-1] / seen.mass
-        traces, squares = _columns(J, Z, Y), _columns(J, Y, Y)
+        rows, count = J.codomain, Z.shape[1]
+        traces, squares = columns(rows, Z, Y), columns(rows, Y, Y)
         drift = epsilon = None
         if reference is not None:
             moved = Y - reference._images
-            before = _columns(J, reference._images, reference._images)
-            drift = _jackknife(_root_of_ratio, _columns(J, moved, moved), before)
+            before = columns(rows, reference._images, reference._images)
+            drift = jackknife(relative_norm, columns(rows, moved, moved), before, num_matvecs=count)
             epsilon = _relative_remainder(J, residual, reference._J)
     largest = max([*values[:1], _nystrom(J, Z, Y)])
     return Observation(
         loss=loss,
         lambda_max=float(largest),
-        trace=_jackknife(lambda a: a, traces),
-        effective_rank=_jackknife(_participation, traces, squares),
+        trace=jackknife(lambda a: a, traces, num_matvecs=count),
+        effective_rank=jackknife(participation, traces, squares, num_matvecs=count),
         values=values,
         weights=weights,
         drift=drift,
         remainder=epsilon,
-        num_matvecs=len(values) + Z.shape[1],
+        num_matvecs=len(values) + count,
         _J=J,
         _probes=Z,
         _images=Y,
@@ -208,9 +202,9 @@ def _relative_remainder(J: Operator, residual: Tensor, reference: Operator) -> f
     return epsilon.norm().item() / norm if norm else (0.0 if not epsilon.any() else float("inf"))
 
 
-def _columns(J: Operator, U: Tensor, V: Tensor) -> np.ndarray:
+def columns(space: Space, U: Tensor, V: Tensor) -> np.ndarray:
     """Return ``uᵀv`` of every pair of columns."""
-    return J.codomain.inner(U, V).diagonal().double().numpy(force=True)
+    return space.inner(U, V).diagonal().double().numpy(force=True)
 
 
 def _nystrom(J: Operator, Z: Tensor, Y: Tensor) -> float:
@@ -224,19 +218,11 @@ def _nystrom(J: Operator, Z: Tensor, Y: Tensor) -> float:
     return float(np.linalg.eigvalsh(root.T @ square @ root)[-1])
 
 
-def _participation(trace: float, square: float) -> float:
+def participation(trace: float, square: float) -> float:
+    """Return ``(tr A)²/tr A²``: the number of equal eigenvalues with the same two moments; 0 for A = 0."""
     return trace**2 / square if square > 0 else 0.0
 
 
-def _root_of_ratio(change: float, whole: float) -> float:
+def relative_norm(change: float, whole: float) -> float:
+    """Return ``‖A − A₀‖/‖A₀‖`` from the squares of both norms."""
     return (change / whole) ** 0.5 if whole > 0 else (0.0 if change == 0 else float("inf"))
-
-
-def _jackknife(function: Callable[..., float], *samples: np.ndarray) -> Estimate:
-    """Return a function of means, and its standard error from leaving one sample out at a time."""
-    s, value = len(samples[0]), float(function(*(x.mean() for x in samples)))
-    if not np.isfinite(value):
-        return Estimate(value, float("inf"))
-    left_out = np.array([function(*((x.sum() - x[i]) / (s - 1) for x in samples)) for i in range(s)])
-    stderr = ((s - 1) / s * np.sum((left_out - left_out.mean()) ** 2)) ** 0.5
-    return Estimate(value, float(stderr))

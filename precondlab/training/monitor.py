@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from precondlab.dynamics.drift import columns, participation, relative_norm
 from precondlab.map import Map
 from precondlab.operator import Operator
 from precondlab.operators import Gram, Jacobian
 from precondlab.spectrum import condition
+from precondlab.spectrum.estimate import jackknife
 
 __all__ = ["SpectrumMonitor"]
 
@@ -194,36 +195,25 @@ class SpectrumMonitor:
                     "start a new monitor for another model"
                 )
             images = A.forward(Z)
-        found = condition(A, num_matvecs=self.num_matvecs)
+        extremes = condition(A, num_matvecs=self.num_matvecs)
         record = {
             "step": float(self._steps),
-            "lambda_max": found.largest,
-            "lambda_min": found.smallest,
-            "condition_number": found.lower,
-            "condition_upper": found.upper,
+            "lambda_max": extremes.largest,
+            "lambda_min": extremes.smallest,
+            "condition_number": extremes.lower,
+            "condition_upper": extremes.upper,
         }
         before = self._reference[1].to(images.device)
-        traces, squares = _columns(A, Z, images), _columns(A, images, images)
-        if A.positive:
-            record["effective_rank"], record["effective_rank_stderr"] = _jackknife(
-                lambda trace, square: trace**2 / square if square > 0 else 0.0, traces, squares
+        count, moved = Z.shape[1], images - before
+        found = {
+            "drift": jackknife(
+                relative_norm, columns(A.domain, moved, moved), columns(A.domain, before, before), num_matvecs=count
             )
-        record["drift"], record["drift_stderr"] = _jackknife(
-            lambda moved, whole: (moved / whole) ** 0.5 if whole > 0 else float(moved > 0),
-            _columns(A, images - before, images - before),
-            _columns(A, before, before),
-        )
+        }
+        if A.positive:
+            found["effective_rank"] = jackknife(
+                participation, columns(A.domain, Z, images), columns(A.domain, images, images), num_matvecs=count
+            )
+        for name, estimate in found.items():
+            record[name], record[f"{name}_stderr"] = estimate.value, estimate.stderr
         return {name: float(value) for name, value in record.items()}
-
-
-def _columns(A: Operator, U: Tensor, V: Tensor) -> np.ndarray:
-    """Return ``uᵀv`` of every pair of columns."""
-    return A.domain.inner(U, V).diagonal().double().numpy(force=True)
-
-
-def _jackknife(function: Callable[..., float], *samples: np.ndarray) -> tuple[float, float]:
-    """Return a function of means, and its standard error from leaving one sample out at a time."""
-    count = len(samples[0])
-    left_out = np.array([function(*((x.sum() - x[i]) / (count - 1) for x in samples)) for i in range(count)])
-    stderr = ((count - 1) * np.mean((left_out - left_out.mean()) ** 2)) ** 0.5
-    return float(function(*(x.mean() for x in samples))), float(stderr)
