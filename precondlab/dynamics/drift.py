@@ -129,7 +129,7 @@ def observe(
         values, weights = np.zeros(0), np.zeros(0)
         if loss > 0:
             seen = measure(J, residual, num_matvecs=num_matvecs)
-            values, weights = seen.gauss.nodes[::-1], seen.gauss.weights[::-1] / seen.mass
+            values, weights = seen.gauss.nodes[::-1], seen.gauss.weights[::-1]
         rows, count = J.codomain, Z.shape[1]
         traces, squares = columns(rows, Z, Y), columns(rows, Y, Y)
         drift = epsilon = None

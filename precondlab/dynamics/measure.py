@@ -12,16 +12,20 @@ from precondlab.errors import NotPositive
 from precondlab.krylov import golub_kahan, lanczos
 from precondlab.krylov.recurrences import Tridiagonalization
 from precondlab.operator import Operator
+from precondlab.spectrum.quadrature import Rule, gauss
 
-__all__ = ["Measure", "Rule", "measure"]
+__all__ = ["Measure", "measure"]
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A quadrature rule ``∫ f dμ ≈ Σ_j w_j f(λ_j)``; nodes ascend."""
+class Squared(Tridiagonalization):
+    """``T = BᵀB`` by its upper bidiagonal factor B, whose singular values resolve Ritz values to ``ε² λ_max``."""
 
-    nodes: np.ndarray
-    weights: np.ndarray
+    factor: np.ndarray
+
+    def eigh(self) -> tuple[np.ndarray, np.ndarray]:
+        _, values, rows = np.linalg.svd(self.factor)
+        return values[::-1] ** 2, rows[::-1].T
 
 
 @dataclass(frozen=True)
@@ -49,36 +53,22 @@ class Measure:
         return len(self.alpha)
 
     @cached_property
-    def _eigh(self) -> tuple[np.ndarray, np.ndarray]:
+    def tridiagonal(self) -> Squared:
+        """The Jacobi matrix of μ."""
         B = np.diag(self.alpha) + np.diag(self.beta[:-1], 1)
-        _, values, rows = np.linalg.svd(B)
-        return values[::-1] ** 2, rows[::-1].T
+        diagonal = self.alpha**2 + np.append(0.0, self.beta[:-1] ** 2)
+        norm = (2 * self.mass) ** 0.5
+        return Squared(diagonal, self.alpha * self.beta, self.exhausted, norm, 0.0, B)
 
     @cached_property
     def gauss(self) -> Rule:
-        """The Gauss rule: m nodes, exact for polynomials of degree 2m − 1."""
-        nodes, vectors = self._eigh
-        return Rule(nodes, self.mass * vectors[0] ** 2)
-
-    def lobatto(self, a: float, b: float) -> Rule:
-        """Return the Gauss–Lobatto rule with nodes at a and b outside the Gauss nodes, exact for degree 2m − 1.
-
-        It bounds ∫ f dμ from above if f has derivatives ≥ 0 of order 2m and μ lives on [a, b].
-
-        Reference: Golub (1973), Some modified matrix eigenvalue problems, doi:10.1137/1015032.
-        """
-        nodes, vectors = self._eigh
-        left, right = (np.sum(vectors[-1] ** 2 / (nodes - end)) for end in (a, b))
-        square = (b - a) / (left - right)
-        off = np.append(self.alpha[:-1] * self.beta[:-1], square**0.5)
-        diagonal = np.append(self.alpha**2 + np.append(0.0, self.beta[:-1] ** 2), a + left * square)
-        values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
-        return Rule(values, self.mass * vectors[0] ** 2)
+        """The Gauss rule of ``μ/mass``: m nodes, exact for polynomials of degree 2m − 1."""
+        return gauss(self.tridiagonal)
 
     def separated(self, upper: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return left and right ends of intervals ``[λ_{j−1}, λ_{j+1}]``, the j-th of which holds a part w_j of μ.
+        """Return left and right ends of intervals ``[λ_{j−1}, λ_{j+1}]``, the j-th of which holds a part w_j of μ/mass.
 
-        With ``λ_0 = 0`` and ``λ_{m+1} = upper``, an upper bound on the spectrum: ``∫ f dμ`` lies between
+        With ``λ_0 = 0`` and ``λ_{m+1} = upper``, an upper bound on the spectrum: ``∫ f dμ / mass`` lies between
         ``Σ w_j min f`` and ``Σ w_j max f`` over these intervals, whatever f.
 
         Reference: the Chebyshev–Markov–Stieltjes inequalities; Szegő, Orthogonal Polynomials, §3.41.
@@ -107,7 +97,7 @@ def measure(J: Operator, residual: Tensor, *, preconditioner: Operator | None = 
     >>> from precondlab.operators import Diagonal
     >>> seen = measure(Diagonal(torch.tensor([1.0, 2.0])), torch.tensor([2.0, 1.0]), num_matvecs=2)
     >>> seen.gauss.nodes.round(5), seen.gauss.weights.round(5)
-    (array([1., 4.]), array([2. , 0.5]))
+    (array([1., 4.]), array([0.8, 0.2]))
     """
     eps, residual = J.codomain.eps, residual.to(J.codomain.device, J.codomain.dtype)
     mass = 0.5 * J.codomain.inner(residual[:, None], residual[:, None]).real.item()

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from precondlab.dynamics.measure import Measure
+from precondlab.spectrum.quadrature import Rule, lobatto
 
 __all__ = ["ConjugateGradients", "GradientDescent", "Method", "Momentum"]
 
@@ -43,20 +44,20 @@ class GradientDescent:
         _require_rate("GradientDescent", self.learning_rate)
 
     def predict(self, seen: Measure, steps: int, /) -> Curves:
-        loss = self._decay(seen.gauss.nodes, seen.gauss.weights, steps)
+        loss = seen.mass * self._decay(seen.gauss, steps)
         edge = 2 / self.learning_rate * (1 + 4 * _EPS)
         if seen.exhausted:
             return loss, loss, loss
         if seen.gauss.nodes[-1] >= edge:
             return loss, loss, np.where(np.arange(steps + 1) < len(seen), loss, np.inf)
-        ends = seen.lobatto(-_EPS * edge, edge)
-        return loss, loss, np.maximum(loss, self._decay(ends.nodes, ends.weights, steps))
+        ends = lobatto(seen.tridiagonal, -_EPS * edge, edge)
+        return loss, loss, np.maximum(loss, seen.mass * self._decay(ends, steps))
 
-    def _decay(self, nodes: np.ndarray, weights: np.ndarray, steps: int) -> np.ndarray:
+    def _decay(self, rule: Rule, steps: int) -> np.ndarray:
         twice = 2.0 * np.arange(steps + 1)
         total = np.zeros(steps + 1)
         with np.errstate(over="ignore"):
-            for factor, weight in zip(np.abs(1 - self.learning_rate * nodes), weights, strict=True):
+            for factor, weight in zip(np.abs(1 - self.learning_rate * rule.nodes), rule.weights, strict=True):
                 if weight > 0:
                     total += weight * factor**twice
         return total
@@ -84,7 +85,7 @@ class Momentum:
             raise ValueError(f"Momentum: expected 0 ≤ β < 1, got {self.momentum}")
 
     def predict(self, seen: Measure, steps: int, /) -> Curves:
-        nodes, weights = seen.gauss.nodes, seen.gauss.weights
+        nodes, weights = seen.gauss.nodes, seen.mass * seen.gauss.weights
         edge = 2 * (1 + self.momentum) / self.learning_rate * (1 + 4 * _EPS)
         bounded = not self.nesterov and nodes[-1] <= edge
         loss, lower, upper = np.zeros(steps + 1), np.zeros(steps + 1), np.full(steps + 1, np.inf)

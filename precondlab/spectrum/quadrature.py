@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -160,7 +160,7 @@ def _corner(T: Tridiagonalization, x: float) -> float:
 
 def _extended(T: Tridiagonalization, corner: float, off: float, degree: int) -> Rule:
     offdiagonal = np.concatenate([T.offdiagonal[:-1], [off, 0.0]])
-    extended = replace(T, diagonal=np.append(T.diagonal, corner), offdiagonal=offdiagonal)
+    extended = Tridiagonalization(np.append(T.diagonal, corner), offdiagonal, False, T.norm, T.defect)
     nodes, vectors = extended.eigh()
     weights = vectors[0] ** 2
     return Rule(nodes, weights / weights.sum(), degree, np.full(len(nodes), math.inf))
