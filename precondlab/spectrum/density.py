@@ -29,7 +29,10 @@ class Density:
     A probe q, uniform on the unit sphere, gives a quadrature rule with ``E qᴴf(A)q = ∫ f dφ =
     tr f(A)/n``, exactly for polynomials up to :attr:`degree`. Its variance is known in closed form:
     ``2/(n+2)`` times the variance of f under φ (``1/(n+1)`` for complex operators), which is what every
-    standard error here is made of; one probe is enough to have one.
+    standard error here is made of; one probe is enough to have one. But that variance is estimated from the same
+    nodes: with one probe nominal 95 % intervals for tr A held in 92–95 % of 800 runs for flat spectra, 87–88 % for
+    eigenvalues 1/k and 80–82 % for 1/k² (n = 20 and 100), and pointwise in 73–96 % for the smoothed density;
+    with ten probes in 92–96 %.
 
     Attributes
     ----------
