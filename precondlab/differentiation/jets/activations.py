@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -91,6 +92,16 @@ def square(z: Tensor, order: int) -> list[Tensor]:
     return (first + [torch.zeros_like(z)] * order)[: order + 1]
 
 
+def power(exponent: float) -> Derivatives:
+    """``(z^p)^(r) = p (p − 1) … (p − r + 1) z^(p−r)``."""
+
+    def derivatives(z: Tensor, order: int) -> list[Tensor]:
+        factors = itertools.accumulate(range(order), lambda f, r: f * (exponent - r), initial=1.0)
+        return [f * z.pow(exponent - r) if f else torch.zeros_like(z) for r, f in enumerate(factors)]
+
+    return derivatives
+
+
 def relu(z: Tensor, order: int) -> list[Tensor]:
     """max(z, 0) and its step; there is no second derivative."""
     if order > 1:
@@ -131,6 +142,9 @@ SMOOTH: dict[object, Derivatives] = {
     torch.cos: cos,
     torch.exp: exp,
     torch.square: square,
+    torch.sqrt: power(0.5),
+    torch.rsqrt: power(-0.5),
+    torch.reciprocal: power(-1.0),
 }
 
 #: Elementwise modules that torch differentiates rightly to any order, if more slowly.

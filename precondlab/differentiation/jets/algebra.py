@@ -12,7 +12,7 @@ from torch import Tensor
 MultiIndex = tuple[int, ...]
 Functional = Mapping[MultiIndex, float]  # u ↦ Σ c_α ∂^α u, without a multiple of u itself
 
-__all__ = ["JetAlgebra"]
+__all__ = ["JetAlgebra", "points_last"]
 
 
 class JetAlgebra:
@@ -67,7 +67,7 @@ class JetAlgebra:
 
     def coordinates(self, x: Tensor) -> Tensor:
         """Return the jets ``[C, N, d]`` of the coordinates at points ``[N, d]``."""
-        jets = x.new_zeros(x.shape[1], self.size, len(x)).permute(1, 2, 0)  # points last in memory, as in Affine
+        jets = points_last((self.size, *x.shape), x).zero_()
         jets[0] = x
         for k, F in enumerate(self.channels, start=1):
             for alpha, coefficient in F.items():
@@ -77,7 +77,8 @@ class JetAlgebra:
 
     def multiply(self, s: Tensor, v: Tensor) -> Tensor:
         """Return the jets of the product; one operand may broadcast in the axes after the first."""
-        out = s[0] * v
+        out = points_last(torch.broadcast_shapes(s.shape, v.shape), v)
+        torch.mul(s[0], v, out=out)
         if self.size > 1:
             out[1:].addcmul_(s[1:], v[:1])
             outs, ss, vs = out.unbind(), s.unbind(), v.unbind()
@@ -119,6 +120,11 @@ class JetAlgebra:
         for k, i, j, c in self.terms:
             out[k].addcmul_(u[i], v[j], value=c)
         return out
+
+
+def points_last(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return an empty tensor ``[C, N, …]`` whose axis N is the last in memory, and C the one before it."""
+    return like.new_empty((*shape[2:], *shape[:2])).movedim((-2, -1), (0, 1))
 
 
 def _below(alpha: MultiIndex) -> list[MultiIndex]:

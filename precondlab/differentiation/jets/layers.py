@@ -7,16 +7,16 @@ of k columns, ``[C, N, k, w]``. A layer of one's own is one class with ``primal`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from precondlab.differentiation.jets.activations import Derivatives
+from precondlab.differentiation.jets.activations import Derivatives, Unsupported
 from precondlab.differentiation.jets.algebra import JetAlgebra
 
-__all__ = ["Add", "Affine", "Concatenate", "Elementwise", "Fixed", "Layer", "Multiply", "Select"]
+__all__ = ["Add", "Affine", "Concatenate", "Elementwise", "Fixed", "Layer", "Multiply", "Scale", "Select", "Sum"]
 
 
 class Layer:
@@ -221,6 +221,80 @@ class Add(Layer):
         return total
 
 
+@dataclass
+class Scale(Layer):
+    """``x ↦ g x + b`` with g and b of length 1 or as wide as x."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    weight_name: str | None = None
+    bias_name: str | None = None
+
+    def primal(self, algebra: JetAlgebra, *inputs: Tensor) -> Tensor:
+        (self.X,) = inputs
+        for p in (self.weight, self.bias):
+            if p is not None and p.numel() not in (1, self.X.shape[-1]):
+                raise Unsupported(f"a product or sum of {self.X.shape[-1]} columns with a parameter {tuple(p.shape)}")
+        Z = self.X.clone() if self.weight is None else self.weight * self.X
+        if self.bias is not None:
+            Z[0] += self.bias
+        return Z
+
+    def tangent(self, algebra: JetAlgebra, *tangents: Tensor | None, params: Params) -> Tensor | None:
+        (dX,) = tangents
+        dZ = dX if dX is None or self.weight is None else self.weight * dX
+        if self.weight_name is not None:
+            moved = self.X.unsqueeze(2) * _columns(params[self.weight_name])
+            dZ = moved if dZ is None else dZ + moved
+        if self.bias_name is not None:
+            db = _columns(params[self.bias_name])
+            dZ = db.new_zeros(*self.X.shape[:2], len(db), self.X.shape[2]) if dZ is None else dZ.clone()
+            dZ[0] += db
+        return dZ
+
+    def adjoint(
+        self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
+    ) -> Sequence[Tensor | None]:
+        for name, p, products in self._parts(w, self.X.unsqueeze(2)):
+            gradients[name] += _gradient(products.sum(0), p)
+        return [None if not wanted[0] else w if self.weight is None else self.weight * w]
+
+    def rows(self, w: Tensor) -> dict[str, Tensor]:
+        return {name: _gradient(products, p) for name, p, products in self._parts(w, self.X)}
+
+    def _parts(self, w: Tensor, X: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield each parameter with the products of w that, summed, are its gradient."""
+        if self.weight_name is not None and self.weight is not None:
+            yield self.weight_name, self.weight, (w * X).sum(0)
+        if self.bias_name is not None and self.bias is not None:
+            yield self.bias_name, self.bias, w[0]
+
+    def kept(self) -> Sequence[Tensor]:
+        return (self.X,)
+
+
+@dataclass
+class Sum(Layer):
+    """``x ↦ Σ_j x_j``, or its mean, as one column."""
+
+    mean: bool
+
+    def primal(self, algebra: JetAlgebra, *inputs: Tensor) -> Tensor:
+        self.width = inputs[0].shape[-1]
+        return self._reduce(inputs[0])
+
+    def tangent(self, algebra: JetAlgebra, *tangents: Tensor | None, params: Params) -> Tensor | None:
+        return None if tangents[0] is None else self._reduce(tangents[0])
+
+    def adjoint(
+        self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
+    ) -> Sequence[Tensor | None]:
+        return [(w / self.width if self.mean else w).expand(*w.shape[:-1], self.width) if wanted[0] else None]
+
+    def _reduce(self, x: Tensor) -> Tensor:
+        return _total(x) / self.width if self.mean else _total(x)
+
+
 class Concatenate(Layer):
     """Side by side in the last axis."""
 
@@ -286,6 +360,21 @@ class Fixed(Layer):
         return [None]
 
 
+def _columns(p: Tensor) -> Tensor:
+    """Return a block of changes ``[k, *shape]`` of a vector or a number as ``[k, w]``."""
+    return p.reshape(len(p), -1)
+
+
+def _gradient(products: Tensor, p: Tensor) -> Tensor:
+    """Return ``[k, *shape]`` from products ``[k, w]``, summed if p is one number for all columns."""
+    return (products if products.shape[-1] == p.numel() else products.sum(-1)).reshape(-1, *p.shape)
+
+
 def _collapse(w: Tensor, width: int) -> Tensor:
     """Sum over a last axis that was broadcast."""
-    return w if w.shape[-1] == width else w.sum(-1, keepdim=True)
+    return w if w.shape[-1] == width else _total(w)
+
+
+def _total(x: Tensor) -> Tensor:
+    """Sum over the last axis, the points again last in memory."""
+    return x.movedim(1, -1).sum(-2, keepdim=True).movedim(-1, 1)
