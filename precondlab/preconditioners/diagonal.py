@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from scipy.sparse.linalg import LinearOperator
@@ -14,8 +15,11 @@ from precondlab.operator import Operator, as_operator
 from precondlab.operators import BlockDiagonal, Dense, Diagonal, Gram, Identity, Kernel, LowRank
 from precondlab.preconditioners.preconditioner import Preconditioner, finite, require_damping, require_square
 from precondlab.preconditioners.subspaces import Indices, as_indices, subspace_factor
+from precondlab.spectrum import diagonal
 
 __all__ = ["block_jacobi", "jacobi"]
+
+Estimator = Literal["factor", "xdiag"]
 
 
 def jacobi(
@@ -24,15 +28,21 @@ def jacobi(
     *,
     damping: float = 0.0,
     num_matvecs: int = 200,
+    estimate: Estimator | None = None,
     generator: torch.Generator | None = None,
 ) -> Operator:
     """Invert the diagonal, ``M = (diag(A) + μI)⁻¹``.
 
-    Exact for operators known by their entries and for n ≤ ``num_matvecs``. A larger operator
-    with a factor ``A = SSᴴ``, such as ``Gram(J)``, is estimated by ``mean |Sz|²`` over k = ``num_matvecs``
-    normal vectors z: every entry has the relative standard deviation ``√(2/k)`` and none is negative. Without a
-    factor it is ``mean z̄ ∘ Az`` over random signs, raised to its standard error where it is smaller. With the
-    exact diagonal, ``κ(MA) ≤ q · min κ(DA)`` over diagonal D > 0, an upper bound, where q is the
+    Exact for operators known by their entries and for n ≤ ``num_matvecs``. The diagonal of a larger operator is
+    estimated, and no estimate is negative:
+
+    * ``"factor"``, for ``A = SSᴴ`` such as ``Gram(J)``: ``mean |Sz|²`` over k = ``num_matvecs`` normal vectors z. Every
+      entry has the relative standard deviation ``√(2/k)``, however small it is.
+    * ``"xdiag"``: :func:`~precondlab.spectrum.diagonal`, exact for rank A < k/2 and better than a factor the faster
+      the spectrum falls, but its error is relative to the row: small entries drown first. One below its standard
+      error is raised to it.
+
+    With the exact diagonal, ``κ(MA) ≤ q · min κ(DA)`` over diagonal D > 0, an upper bound, where q is the
     largest number of non-zero entries in a row of A.
 
     Parameters
@@ -43,19 +53,21 @@ def jacobi(
         The shift μ ≥ 0.
     num_matvecs
         Budget of products.
+    estimate
+        How to estimate; by default from the factor where A has one.
     generator
         For the random vectors.
 
     Raises
     ------
     NotPositive
-        If an entry is not positive; names the first. Damping helps if it is zero.
+        If an entry is not positive, or an estimate not above round-off; names the first. Damping helps if it is zero.
     ValueError, Breakdown
-        If the damping is negative or A not square; if a product is not finite.
+        If the damping is negative, A not square or without the factor asked for; if a product is not finite.
 
     Cost: at most ``num_matvecs`` products, in blocks; memory and each application n numbers.
     Reference: van der Sluis (1969), doi:10.1007/BF02165096; Bekas, Kokiopoulou & Saad (2007),
-    doi:10.1016/j.apnum.2007.01.003, for the estimate without a factor.
+    doi:10.1016/j.apnum.2007.01.003; Epperly, Tropp & Webber (2024), doi:10.1137/23M1548323, for XDiag.
 
     >>> A = Dense(torch.tensor([[4.0, 1.0], [1.0, 2.0]]), positive=True)
     >>> jacobi(A), jacobi(A).dense().diagonal()
@@ -64,7 +76,7 @@ def jacobi(
     A = as_operator(A)
     require_square("jacobi", A)
     require_damping("jacobi", damping)
-    entries, exact, setup = diagonal_of(A, "jacobi", num_matvecs=num_matvecs, generator=generator)
+    entries, how, setup = diagonal_of(A, "jacobi", num_matvecs=num_matvecs, estimate=estimate, generator=generator)
     entries = entries + damping
     bad = (~(entries > 0)).nonzero()
     if len(bad):
@@ -73,7 +85,7 @@ def jacobi(
             f"jacobi: {len(bad)} of {len(entries)} diagonal entries of {A!r} are not positive, the first is entry {i}, "
             f"{entries[int(i)].item():.3e}; remove parameters without influence, or give damping > 0"
         )
-    facts = ["exact" if exact else "estimated", *([f"μ={damping:.3g}"] if damping else [])]
+    facts = [how if how == "exact" else f"estimated by {how}", *([f"μ={damping:.3g}"] if damping else [])]
     return Preconditioner(Diagonal(1 / entries), "Jacobi", *facts, setup_matvecs=setup, space=A.domain)
 
 
@@ -132,27 +144,34 @@ def block_jacobi(A: LinearOperator, /, blocks: Sequence[Indices] | None = None, 
 
 @torch.no_grad()
 def diagonal_of(
-    A: Operator, caller: str, *, num_matvecs: int = 200, generator: torch.Generator | None = None
-) -> tuple[Tensor, bool, int]:
-    """Return the diagonal ``[n]`` (real), whether it is exact, and the products that took."""
+    A: Operator,
+    caller: str,
+    *,
+    num_matvecs: int = 200,
+    estimate: Estimator | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Literal["exact"] | Estimator, int]:
+    """Return the diagonal ``[n]`` (real), how it was found, and the products that took."""
+    root, n = A.sqrt, A.shape[0]
+    if estimate not in (None, "factor", "xdiag") or (estimate == "factor" and root is None):
+        raise ValueError(
+            f"{caller}: expected an estimate 'factor' (where A has one), 'xdiag' or None, got {estimate!r} for {A!r}"
+        )
     known = _known(A)
     if known is not None:
-        return finite(known.real, caller, A), True, 0
-    root, n = A.sqrt, A.shape[0]
+        return finite(known.real, caller, A), "exact", 0
     if n <= num_matvecs:
         if root is None:
-            return finite(A.dense(), caller, A).diagonal().real, True, n
+            return finite(A.dense(), caller, A).diagonal().real, "exact", n
         rows = finite(root.dense(), caller, A)
-        return (rows.abs() ** 2).sum(1), True, -(-min(root.shape) // 2)
-    if generator is None:
-        generator = torch.Generator().manual_seed(0)
-    if root is not None:
+        return (rows.abs() ** 2).sum(1), "exact", -(-min(root.shape) // 2)
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    if root is not None and estimate != "xdiag":
         Z = root.domain.random(num_matvecs, generator=generator)
-        return (finite(root.forward(Z), caller, A).abs() ** 2).mean(1), False, -(-num_matvecs // 2)
-    Z = A.domain.random(num_matvecs, generator=generator).sgn()
-    samples = (Z.conj() * finite(A.forward(Z), caller, A)).real
-    error = samples.std(1) / num_matvecs**0.5
-    return torch.maximum(samples.mean(1), error), False, num_matvecs
+        return (finite(root.forward(Z), caller, A).abs() ** 2).mean(1), "factor", -(-num_matvecs // 2)
+    found = diagonal(A, num_matvecs=num_matvecs, generator=generator)
+    entries = torch.maximum(found.value.real, found.stderr)
+    return torch.where(entries > 10 * A.domain.eps * entries.max(), entries, 0), "xdiag", found.num_matvecs
 
 
 def _known(A: Operator) -> Tensor | None:

@@ -220,7 +220,8 @@ def pivoted_cholesky(
         generator = torch.Generator().manual_seed(0)
     setup, exact = 0, False
     if diagonal is None:
-        diagonal, exact, setup = diagonal_of(K, name, generator=generator)
+        diagonal, how, setup = diagonal_of(K, name, generator=generator)
+        exact = how == "exact"
     elif diagonal.shape != (size,):
         raise ValueError(f"{name}: expected a diagonal of shape ({size},), got {tuple(diagonal.shape)}")
     left = diagonal.to(K.domain.device).real.double()

@@ -22,6 +22,10 @@ def normal(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 def scaled(n, seed, decades=6):
     """A well-conditioned matrix between badly scaled diagonals."""
     D = 10 ** (decades * torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
@@ -76,7 +80,7 @@ def test_estimates_are_positive_and_as_accurate_as_stated(seed):
     assert (ratio - 1).abs().max() < 7 * math.sqrt(2 / 200)  # χ² with 200 degrees of freedom, 300 entries
     without = jacobi(pl.as_operator(aslinearoperator(A.matrix.numpy())), num_matvecs=200, generator=generator)
     assert (without.operator.entries > 0).all()
-    assert repr(without) == "Jacobi[300×300, estimated]"
+    assert repr(without) == "Jacobi[300×300, estimated by xdiag]"
     assert with_factor.setup_matvecs == 100 < without.setup_matvecs == 200
     assert kappa(with_factor, A) < 10 < 1e8 < pl.condition(A).lower
 
@@ -88,6 +92,41 @@ def test_an_estimate_is_never_below_its_error():
     M = jacobi(pl.as_operator(aslinearoperator(torch.outer(v, v).numpy())), num_matvecs=50)
     assert M.dense().isfinite().all()
     assert (M.operator.entries > 0).all()
+
+
+@given(seed=seeds, rank=st.integers(1, 20))
+def test_xdiag_is_exact_below_its_rank_and_otherwise_positive(seed, rank):
+    B = normal(rank, 200, seed=seed) * 10 ** normal(200, seed=seed + 1)
+    exact = (B**2).sum(0)
+    for A in (Gram(Dense(B) @ Identity(Space(200))), pl.as_operator(aslinearoperator((B.T @ B).numpy()))):
+        for num_matvecs in (2 * rank + 2, 2 * rank - 1):
+            if num_matvecs < 4:
+                continue
+            M = jacobi(A, estimate="xdiag", num_matvecs=num_matvecs, damping=1e-30, generator=seeded(seed))
+            entries = M.operator.entries
+            assert (entries > 0).all() and entries.isfinite().all()
+            if num_matvecs > 2 * rank:
+                assert repr(M) == "Jacobi[200×200, estimated by xdiag, μ=1e-30]" and M.setup_matvecs == num_matvecs
+                assert ((1 / entries - exact).abs() <= 1e-10 * exact.max()).all()
+
+
+def test_xdiag_beats_the_factor_where_the_spectrum_falls():
+    """Ten large eigenvalues in random directions and a tail of 1e-4: few probes see nearly all of the diagonal."""
+    Q = torch.linalg.qr(normal(300, 300)).Q
+    S = Q * torch.cat([torch.ones(10), torch.full((290,), 1e-2)]).double()
+    A, exact, error = Gram(Dense(S.T) @ Identity(Space(300))), (S**2).sum(1), {}
+    for estimate in ("factor", "xdiag"):
+        M = jacobi(A, estimate=estimate, num_matvecs=60)
+        error[estimate] = (1 / (M.operator.entries * exact) - 1).abs().max().item()
+    assert error["xdiag"] < 0.1 < error["factor"]
+
+
+def test_an_unknown_without_influence_is_refused_by_every_estimate():
+    B = normal(5, 300)
+    B[:, 7] = 0
+    for estimate in ("factor", "xdiag"):
+        with pytest.raises(NotPositive, match=r"1 of 300 diagonal entries .* the first is entry 7"):
+            jacobi(Gram(Dense(B) @ Identity(Space(300))), estimate=estimate, num_matvecs=50)
 
 
 @given(seed=seeds, sizes=st.lists(st.integers(1, 8), min_size=1, max_size=4))
@@ -154,6 +193,9 @@ def test_bad_input_is_refused():
     with pytest.raises(NotPositive, match="block 1 of"):
         block_jacobi(Gram(Dense(torch.ones(1, 3))), [[0], [1, 2]])
     assert block_jacobi(Gram(Dense(torch.ones(1, 3))), damping=0.1).positive
+    for estimate in ("factor", "hutchinson"):
+        with pytest.raises(ValueError, match=f"got '{estimate}'"):
+            jacobi(A, estimate=estimate)
     for blocks, message in [
         ([[0], [1]], "unknown 2 is in 0"),
         ([[0, 1], [1, 2]], "unknown 1 is in 2"),
