@@ -165,7 +165,11 @@ class Network:
         columns = _columns(list(node.args)[-1]) if target is operator.getitem else None
         if columns is not None:
             return self._append(lambda params: Select(columns), *inputs)
-        found = None if node.kwargs else self._arithmetic(target, inputs, list(node.args), first=node.args[:1] == tuple(nodes[:1]))
+        found = (
+            None
+            if node.kwargs
+            else self._arithmetic(target, inputs, list(node.args), first=node.args[:1] == tuple(nodes[:1]))
+        )
         if found is None:
             raise Unsupported(f"the operation {getattr(node.target, '__name__', node.target)}")
         return found
