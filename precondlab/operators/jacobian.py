@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -165,6 +165,39 @@ class Jacobian(Operator):
         view = self._view(self._rows, self.map, self._scale)
         view._matrix = self._free_dense(slice(0, self.map.codomain.size))
         return view
+
+    def layers(self) -> Iterator[tuple[str, tuple[str, ...], Tensor, Tensor]]:
+        """Yield (block, names, inputs a ``[C, N, p]``, adjoints g ``[C, N, q]``) of linear layers, some rows at a time.
+
+        Row i of J, on the parameters of these names side by side ``[q, p]``, is ``Σ_c g_ci a_ciᵀ``; the C channels are
+        the value and the derivatives that the residual takes.
+
+        Raises
+        ------
+        ValueError
+            For a route other than ``jets``.
+
+        Cost: one backward pass per residual row.
+
+        >>> from precondlab.differentiation.calculus import Pointwise
+        >>> model = nn.Sequential(nn.Linear(1, 1))
+        >>> rows, x = Pointwise(model, lambda x, u: u(x)[:, 0]), torch.tensor([[2.0], [5.0]])
+        >>> J = Jacobian(Map({"": rows}, dict(model.named_parameters()), points={"": x}))
+        >>> [(names, a.tolist()) for _, names, a, g in J.layers()]
+        [(('0.weight', '0.bias'), [[[2.0, 1.0], [5.0, 1.0]]])]
+        """
+        if self.route != "jets":
+            raise ValueError(
+                f"{self!r}: inputs and adjoints of layers are known to the route 'jets' only; give the residual as "
+                "pl.Pointwise functions of one feed-forward model, e.g. by problem.residual(model)"
+            )
+        starts = {part.start: name for name, part in self.map.codomain.slices.items() if part.start < part.stop}
+        for rows, _, route in self._chunks(self._rows):
+            first = self._rows.start + rows.start
+            block = starts[max(start for start in starts if start <= first)]
+            scale = self._scale[first : self._rows.start + rows.stop]
+            for names, a, g in route.layers(scale):  # type: ignore[attr-defined]
+                yield block, names, a, g
 
     def _view(self, rows: slice, map: Map, scale: Tensor) -> Jacobian:
         shapes = {

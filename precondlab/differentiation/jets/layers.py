@@ -44,6 +44,10 @@ class Layer:
         """Return each point's gradient for its own w ``[C, N, w]``: name → ``[N, *shape]``."""
         return {}
 
+    def augmented(self) -> tuple[tuple[str, ...], Tensor] | None:
+        """Return names of parameters and inputs a ``[C, N, p]``: their gradients, side by side, are ``Σ w aᵀ``."""
+        return None
+
     def kept(self) -> Sequence[Tensor]:
         """Return the tensors kept between passes."""
         return ()
@@ -122,6 +126,16 @@ class Affine(Layer):
         if self.bias_name is not None:
             result[self.bias_name] = w[0]
         return result
+
+    def augmented(self) -> tuple[tuple[str, ...], Tensor] | None:
+        parts = {}
+        if self.weight_name is not None:
+            parts[self.weight_name] = self.X
+        if self.bias_name is not None:
+            one = self.X.new_zeros(*self.X.shape[:2], 1)
+            one[0] = 1
+            parts[self.bias_name] = one
+        return (tuple(parts), torch.cat(list(parts.values()), dim=2)) if parts else None
 
     def kept(self) -> Sequence[Tensor]:
         return (self.X,)

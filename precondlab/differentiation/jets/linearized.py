@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,20 @@ class Linearized:
 
         self._backward(w.unsqueeze(2), visit)
         return collected
+
+    def layers(self, w: Tensor) -> Iterator[tuple[tuple[str, ...], Tensor, Tensor]]:
+        """Yield names, inputs ``[C, N, p]`` and adjoints ``[C, N, q]`` of linear layers for weights ``[C, N, 1]``."""
+        found: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
+        ignored = _Ignore()
+
+        def visit(layer: Layer, weight: Tensor, wanted: Sequence[bool]) -> Sequence[Tensor | None]:
+            known = layer.augmented()
+            if known is not None:
+                found.append((*known, weight.squeeze(2)))
+            return layer.adjoint(self._algebra, weight, wanted=wanted, gradients=ignored)
+
+        self._backward(w.unsqueeze(2), visit)
+        yield from found
 
     def _backward(self, w: Tensor, visit: Callable[[Layer, Tensor, Sequence[bool]], Sequence[Tensor | None]]) -> None:
         weights: dict[int, Tensor] = {len(self._steps): w}
