@@ -377,3 +377,16 @@ def test_a_module_whose_hooks_change_its_output_is_not_trusted():
     model[1].register_forward_hook(lambda module, inputs, output: 2 * output)
     r = pl.problems.poisson(dim=2).residual(model, interior=9, boundary=4)
     assert pl.Jacobian(r).route == "graph"
+
+
+def test_a_module_that_only_calls_a_known_function_is_read_as_it():
+    class Wave(torch.nn.Module):
+        def forward(self, z):
+            return torch.sin(z)
+
+    class Faster(torch.nn.Module):
+        def forward(self, z):
+            return torch.sin(2 * z)
+
+    assert derivatives_of(Wave()) is SMOOTH[torch.sin]
+    assert derivatives_of(Faster()) is None

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import vjp
+from torch.fx.proxy import TraceError
 
 Derivatives = Callable[[Tensor, int], list[Tensor]]
 
@@ -159,4 +160,14 @@ def derivatives_of(module: nn.Module) -> Derivatives | None:
         return automatic(module)
     if isinstance(module, _DERIVED):
         return automatic(module)
-    return SMOOTH.get(type(module))
+    return SMOOTH.get(type(module)) or SMOOTH.get(_only_call(module))
+
+
+def _only_call(module: nn.Module) -> object:
+    """Return the function that a module of one's own applies to its input, if that is all it does."""
+    try:
+        nodes = list(fx.Tracer().trace(module).nodes)
+    except (TraceError, TypeError, RuntimeError, ValueError):
+        return None
+    alone = [node.op for node in nodes] == ["placeholder", "call_function", "output"]
+    return nodes[1].target if alone and nodes[1].args == (nodes[0],) and not nodes[1].kwargs else None
