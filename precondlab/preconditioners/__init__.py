@@ -6,6 +6,7 @@ from precondlab.preconditioners.design import Candidate, Design, DesignStatus, d
 from precondlab.preconditioners.diagonal import block_jacobi, jacobi
 from precondlab.preconditioners.equalize import Weighting, compare_weights, equalize
 from precondlab.preconditioners.frozen import frozen
+from precondlab.preconditioners.greens import greens_operator
 from precondlab.preconditioners.kfac import kfac
 from precondlab.preconditioners.lowrank import nystrom, nystrom_adaptive, pivoted_cholesky
 from precondlab.preconditioners.polynomial import chebyshev, lanczos_polynomial
@@ -33,6 +34,7 @@ __all__ = [
     "design",
     "equalize",
     "frozen",
+    "greens_operator",
     "jacobi",
     "kfac",
     "lanczos_polynomial",
