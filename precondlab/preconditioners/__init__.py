@@ -9,6 +9,7 @@ from precondlab.preconditioners.frozen import frozen
 from precondlab.preconditioners.greens import greens_operator
 from precondlab.preconditioners.kfac import kfac
 from precondlab.preconditioners.lowrank import nystrom, nystrom_adaptive, pivoted_cholesky
+from precondlab.preconditioners.mass import mass_stiffness
 from precondlab.preconditioners.polynomial import chebyshev, lanczos_polynomial
 from precondlab.preconditioners.preconditioner import Preconditioner
 from precondlab.preconditioners.quasi_newton import lbfgs
@@ -39,6 +40,7 @@ __all__ = [
     "kfac",
     "lanczos_polynomial",
     "lbfgs",
+    "mass_stiffness",
     "multiplicative",
     "nested",
     "nystrom",
