@@ -1,6 +1,7 @@
 """Preconditioners: functions that return an operator approximating the inverse of A."""
 
 from precondlab.preconditioners.composition import additive, blockwise, multiplicative, nested, two_level
+from precondlab.preconditioners.constraints import Constraint, Constraints, compare_constraints
 from precondlab.preconditioners.deflation import deflation
 from precondlab.preconditioners.design import Candidate, Design, DesignStatus, design
 from precondlab.preconditioners.diagonal import block_jacobi, jacobi
@@ -21,6 +22,8 @@ from precondlab.preconditioners.weights import Balance, balance
 __all__ = [
     "Balance",
     "Candidate",
+    "Constraint",
+    "Constraints",
     "Design",
     "DesignStatus",
     "Preconditioner",
@@ -30,6 +33,7 @@ __all__ = [
     "block_jacobi",
     "blockwise",
     "chebyshev",
+    "compare_constraints",
     "compare_weights",
     "deflation",
     "design",
