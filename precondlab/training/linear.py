@@ -194,21 +194,24 @@ def fit_features(
     """
     tried: dict[tuple[float, ...], float] = {}
     narrow = max(1, width // _PART)
-    chosen = _choose(problem, narrow, seed, tried) if scale is None else tuple(float(s) for s in scale)
-    best = FeatureFit(*_fit(problem, width, chosen, seed, 20), chosen, tried)
+    known = routes(problem.residual(random_features(narrow, domain=problem.domain), interior=narrow))
+    chosen = _choose(problem, narrow, seed, known, tried) if scale is None else tuple(float(s) for s in scale)
+    best = FeatureFit(*_fit(problem, width, chosen, seed, known, 20), chosen, tried)
     while scale is None and best.fit.rank < _FULL * width and best.validation > _NEGLIGIBLE:
         chosen = tuple(_GROWTH * s for s in chosen)
-        wider = FeatureFit(*_fit(problem, width, chosen, seed, 20), chosen, tried)
+        wider = FeatureFit(*_fit(problem, width, chosen, seed, known, 20), chosen, tried)
         if wider.validation >= best.validation:
             break
         best = wider
     return best
 
 
-def _choose(problem: Problem, width: int, seed: int, tried: dict[tuple[float, ...], float]) -> tuple[float, ...]:
+def _choose(
+    problem: Problem, width: int, seed: int, known: dict[str, str], tried: dict[tuple[float, ...], float]
+) -> tuple[float, ...]:
     def validation(scale: tuple[float, ...]) -> float:
         if scale not in tried:
-            tried[scale] = _fit(problem, width, scale, seed, 1 if problem.linear else _NEWTON)[2]
+            tried[scale] = _fit(problem, width, scale, seed, known, 1 if problem.linear else _NEWTON)[2]
         return tried[scale]
 
     best = min(((s,) * problem.dim for s in _COARSE), key=validation)
@@ -224,14 +227,13 @@ def _choose(problem: Problem, width: int, seed: int, tried: dict[tuple[float, ..
 
 
 def _fit(
-    problem: Problem, width: int, scale: tuple[float, ...], seed: int, maxiter: int
+    problem: Problem, width: int, scale: tuple[float, ...], seed: int, known: dict[str, str], maxiter: int
 ) -> tuple[RandomFeatures, LinearFit, float]:
     model = random_features(width, domain=problem.domain, scale=scale, seed=seed)
     interior, boundary = _ROWS * width, int(_FACES * width**0.5)
     residual = problem.residual(model, interior=interior, boundary=boundary, seed=seed)
-    known = routes(residual)
     residual = equilibrated(residual, known=known)
-    fresh = problem.residual(model, interior=interior, boundary=boundary, seed=seed + 1).reweighted(residual.weights)
+    fresh = problem.residual(model, interior=width, boundary=boundary, seed=seed + 1).reweighted(residual.weights)
     start = fresh.value.norm().item()
     fit = solve_linear(residual, maxiter=maxiter, known=known)
     return model, fit, fresh.value.norm().item() / start
