@@ -55,6 +55,8 @@ class Candidate:
     predicted
         Steps of preconditioned conjugate gradients to the tolerance that κ promises: ``½ √κ ln(2/rtol)``, from its
         upper bound, or from the lower one where that is infinite.
+    step_matvecs
+        Products with A of a step: one, and those inside the preconditioner.
     steps
         Steps to the tolerance: measured if the status is OK, else the larger of those taken and ``predicted``.
     seconds
@@ -69,6 +71,7 @@ class Candidate:
     setup_seconds: float
     condition: Condition | None
     predicted: float
+    step_matvecs: int
     steps: float
     seconds: float
     status: DesignStatus
@@ -77,7 +80,7 @@ class Candidate:
     @property
     def num_matvecs(self) -> float:
         """Products with A for the construction and the steps."""
-        return self.setup_matvecs + self.steps
+        return self.setup_matvecs + self.step_matvecs * self.steps
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ class Design:
                     "setup_matvecs": c.setup_matvecs,
                     "setup_seconds": c.setup_seconds,
                     "predicted": None if math.isinf(c.predicted) else c.predicted,
+                    "step_matvecs": c.step_matvecs,
                     "steps": None if math.isinf(c.steps) else c.steps,
                     "seconds": None if math.isinf(c.seconds) else c.seconds,
                     "condition": None if c.condition is None else c.condition.to_dict(),
@@ -233,7 +237,7 @@ def _try(
     name: str, maker: Operator | Maker | None, A: Operator, target: Operator, b: Tensor, budget: int, rtol: float
 ) -> Candidate:
     """Build one preconditioner and measure it."""
-    refused = Candidate(name, None, 0, 0.0, None, math.inf, math.inf, math.inf, DesignStatus.REFUSED)
+    refused = Candidate(name, None, 0, 0.0, None, math.inf, 1, math.inf, math.inf, DesignStatus.REFUSED)
     start, before = time.perf_counter(), A.num_matvecs
     try:
         M = maker if isinstance(maker, Operator | None) else maker(A)
@@ -242,8 +246,12 @@ def _try(
         if setup >= budget:
             return replace(refused, reason=f"its construction takes {setup} products, beyond the budget of {budget}")
         found = condition(target, preconditioner=M, num_matvecs=budget - setup)
+        inside = A.num_matvecs
+        if M is not None:
+            M.forward(b[:, None])
+        step_matvecs = 1 + A.num_matvecs - inside
         start = time.perf_counter()
-        solution = cg(target, b, M=M, rtol=rtol, maxiter=budget - setup)
+        solution = cg(target, b, M=M, rtol=rtol, maxiter=(budget - setup) // step_matvecs)
         solved = time.perf_counter() - start
     except (ValueError, Breakdown, NotImplementedError) as error:
         return replace(refused, reason=f"{type(error).__name__}: {error}")
@@ -254,4 +262,4 @@ def _try(
         steps, status = max(steps, predicted), DesignStatus.UNFINISHED
     seconds = built + solved * steps / max(solution.steps, 1)
     reason = "" if solution.status.ok else f"{solution.status.name.lower()}: {solution.status.advice}"
-    return Candidate(name, M, setup, built, found, predicted, steps, seconds, status, reason)
+    return Candidate(name, M, setup, built, found, predicted, step_matvecs, steps, seconds, status, reason)

@@ -187,7 +187,9 @@ class _Series(Operator):
 
     def _apply(self, V: Tensor) -> Tensor:
         head, *rest = self.coefficients
-        b, after = torch.zeros_like(V), torch.zeros_like(V)
+        if not rest:
+            return head * V
+        b, after = rest.pop() * V, torch.zeros_like(V)
         for c in reversed(rest):
             b, after = c * V + 2 * self._shifted(b) - after, b
         return head * V + self._shifted(b) - after

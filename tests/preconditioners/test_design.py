@@ -51,6 +51,18 @@ def test_ranking_is_by_products_and_repeats_exactly():
     assert all(c.steps <= c.predicted + 1 for c in first.candidates if c.status.ok and c.condition.upper < math.inf)
 
 
+def test_products_inside_a_preconditioner_are_counted():
+    A = gallery.power(60, exponent=2, generator=torch.Generator().manual_seed(0)).operator
+
+    def polynomial(A):
+        return pl.preconditioners.lanczos_polynomial(A, degree=3)
+
+    found = design(A, budget=200, candidates={"polynomial": polynomial})
+    (mine,) = [c for c in found.candidates if c.name == "polynomial"]
+    assert mine.step_matvecs == 7 and mine.num_matvecs == mine.setup_matvecs + 7 * mine.steps
+    assert all(c.step_matvecs == 1 for c in found.candidates if c is not mine)
+
+
 def test_what_cannot_be_built_is_listed_with_its_reason():
     def fails(A):
         raise ValueError("not for this operator")
