@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from precondlab.differentiation.calculus import Field, Pointwise, apply
 from precondlab.map import Map
 from precondlab.problems.condition import Condition, satisfies
-from precondlab.problems.sampling import Count, Domain, Rule, box_points, evaluation_points, face_points
+from precondlab.problems.sampling import (
+    Clusters,
+    Count,
+    Domain,
+    Rule,
+    box_points,
+    clustered,
+    evaluation_points,
+    face_points,
+)
 from precondlab.symbol import Symbol
 
 __all__ = ["Problem"]
@@ -96,6 +105,7 @@ class Problem:
         weights: Mapping[str, float] | None = None,
         seed: int = 0,
         rule: Rule | None = None,
+        clusters: Clusters | None = None,
     ) -> Map:
         """Return the residual of a model: blocks ``interior`` and one per condition, rows times ``√w``.
 
@@ -122,6 +132,10 @@ class Problem:
             Of quasi-random and random points.
         rule
             Quadrature rule in place of the default.
+        clusters
+            Axis → centers and widths of layers, for denser points in the box there, as
+            :func:`~precondlab.problems.sampling.clustered` moves them. Their weights stay, so the integral is then over
+            that density.
 
         Raises
         ------
@@ -136,7 +150,8 @@ class Problem:
         self._check_model(model, like)
         _warn_of_kinks(model, 1 if self.symbol is None else self.symbol.order)
         functions = {"interior": Pointwise(model, self._interior_rows)}
-        sampled = {"interior": box_points(self.domain, interior, rule=rule, seed=seed)}
+        inner, volumes = box_points(self.domain, interior, rule=rule, seed=seed)
+        sampled = {"interior": (clustered(inner, self.domain, clusters or {}), volumes)}
         for index, condition in enumerate(self.conditions):
             count = initial if condition.name == "initial" and initial is not None else boundary
             points, quadrature = face_points(

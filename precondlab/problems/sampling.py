@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Domain", "Face", "Rule", "box_points", "evaluation_points", "face_points"]
+__all__ = ["Clusters", "Domain", "Face", "Rule", "box_points", "clustered", "evaluation_points", "face_points"]
 
 Domain = tuple[tuple[float, float], ...]
 Face = tuple[int, float]
 Rule = Literal["midpoint", "gauss", "sobol", "uniform"]
 Count = int | Sequence[int]
+Clusters = Mapping[int, Sequence[tuple[float, float]]]
 
 _RULES = ("midpoint", "gauss", "sobol", "uniform")
+_BISECTIONS = 60
 
 
 def box_points(domain: Domain, count: Count, *, rule: Rule | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -117,6 +119,48 @@ def face_points(
         points.append(torch.cat([inner[:, :axis], fixed, inner[:, axis:]], dim=1))
         weights.append(weight)
     return torch.cat(points), torch.cat(weights)
+
+
+def clustered(points: Tensor, domain: Domain, clusters: Clusters) -> Tensor:
+    """Return uniform points ``[N, d]`` moved along some axes to the density ``∝ Σ_(c, w) 1/√((x − c)² + w²)``.
+
+    Where a solution has a layer at c of width w, its points then have neighbors as near as the layer is wide, and
+    elsewhere as their distance from it is large: each decade of distances has the same number of them.
+
+    Parameters
+    ----------
+    points
+        Of any rule of :func:`box_points`.
+    domain
+        One interval (a, b) per axis.
+    clusters
+        Axis → pairs (c, w), center and width > 0.
+
+    Raises
+    ------
+    ValueError
+        For an axis that the box does not have, no clusters on one, or a width that is not positive.
+
+    >>> box = ((-1.0, 1.0),)
+    >>> clustered(torch.tensor([[-0.5], [0.0], [1.0]]), box, {0: [(0.0, 0.1)]}).T  # sinh(ξ asinh 10)/10
+    tensor([[-0.2127,  0.0000,  1.0000]])
+    """
+    moved = points.clone()
+    for axis, centers in clusters.items():
+        if not 0 <= axis < len(domain) or not centers or not all(w > 0 for _, w in centers):
+            raise ValueError(
+                f"sampling: clusters are axis -> [(center, width > 0), …], axes 0 to {len(domain) - 1}, got {clusters}"
+            )
+        (a, b), (c, w) = domain[axis], points.new_tensor(centers).T
+        below = ((a - c) / w).asinh().sum()
+        mass = below + (points[:, axis] - a) / (b - a) * (((b - c) / w).asinh().sum() - below)
+        left, right = torch.full_like(mass, a), torch.full_like(mass, b)
+        for _ in range(_BISECTIONS):
+            middle = (left + right) / 2
+            less = ((middle[:, None] - c) / w).asinh().sum(dim=1) < mass
+            left, right = torch.where(less, middle, left), torch.where(less, right, middle)
+        moved[:, axis] = (left + right) / 2
+    return moved
 
 
 def evaluation_points(domain: Domain, count: int) -> Tensor:

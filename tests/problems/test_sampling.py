@@ -1,9 +1,13 @@
+import itertools
 import math
 
+import numpy as np
 import pytest
+import scipy.integrate
 import torch
 
-from precondlab.problems.sampling import box_points, evaluation_points, face_points
+import precondlab as pl
+from precondlab.problems.sampling import box_points, clustered, evaluation_points, face_points
 
 BOX = ((-1.0, 2.0), (0.0, 0.5), (3.0, 4.0))
 VOLUME = 1.5
@@ -118,3 +122,38 @@ def test_evaluation_points_are_nobody_elses(dim):
 def test_mistakes_are_explained(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_clusters_draw_points_to_the_stated_density():
+    box = ((-1.0, 2.0), (0.0, 1.0))
+    centers = [(0.25, 0.01), (1.5, 0.1)]
+    uniform, _ = box_points(box, 4096, rule="sobol")
+    points = clustered(uniform, box, {0: centers})
+    assert torch.equal(points[:, 1], uniform[:, 1])
+    assert torch.equal(points[:, 0].argsort(), uniform[:, 0].argsort())
+    edges = np.linspace(-1.0, 2.0, 31)
+    mass = [
+        scipy.integrate.quad(
+            lambda x: sum(((x - c) ** 2 + w**2) ** -0.5 for c, w in centers), a, b, points=[0.25, 1.5]
+        )[0]
+        for a, b in itertools.pairwise(edges)
+    ]
+    counts = np.histogram(points[:, 0].numpy(), edges)[0]
+    assert np.abs(counts / 4096 - np.array(mass) / sum(mass)).max() < 1e-3
+
+
+@pytest.mark.parametrize("clusters", [{2: [(0.0, 0.1)]}, {0: []}, {0: [(0.0, 0.0)]}])
+def test_clusters_that_make_no_sense_are_refused(clusters):
+    with pytest.raises(ValueError, match="center, width > 0"):
+        clustered(torch.zeros(3, 2), ((-1.0, 1.0), (0.0, 1.0)), clusters)
+
+
+def test_a_residual_takes_clusters():
+    problem = pl.problems.burgers()
+    model = pl.models.mlp((2, 4, 1), seed=0)
+    plain = problem.residual(model, interior=64, boundary=10)
+    dense = problem.residual(model, interior=64, boundary=10, clusters={0: [(0.0, 0.01)]})
+    expected = clustered(plain.points["interior"], problem.domain, {0: [(0.0, 0.01)]})
+    assert torch.equal(dense.points["interior"], expected)
+    assert torch.equal(dense.points["initial"], plain.points["initial"])
+    assert (expected[:, 0].abs() < 0.05).sum() > 10
