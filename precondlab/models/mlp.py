@@ -31,6 +31,7 @@ def mlp(
     sizes: Sequence[int],
     *,
     activation: Activation = nn.Tanh,
+    domain: Domain | None = None,
     dtype: torch.dtype = torch.float64,
     seed: int | None = None,
 ) -> nn.Sequential:
@@ -43,6 +44,8 @@ def mlp(
     activation
         σ as a module class (or any function that makes a module), or one of the names tanh, gelu, silu,
         sigmoid, softplus, mish.
+    domain
+        One interval per coordinate: the first layer starts as one for the box [−1, 1]ᵈ that is mapped to this one.
     dtype
         Of the parameters.
     seed
@@ -51,13 +54,15 @@ def mlp(
     Raises
     ------
     ValueError
-        For fewer than two widths, widths below 1, or an unknown activation. The network itself raises
-        one for points of the wrong width.
+        For fewer than two widths, widths below 1, an unknown activation, or a box that does not fit. The network
+        itself raises one for points of the wrong width.
 
     >>> sum(p.numel() for p in mlp((1, 12, 5, 1)).parameters())
     95
     """
     layers = _layers(sizes, activation, dtype, seed)
+    if domain is not None:
+        _rescale(layers[0], domain)  # type: ignore[arg-type]  # the first of the layers is linear
     return _expecting(sizes[0], nn.Sequential(*layers))
 
 
@@ -101,6 +106,16 @@ def _layers(sizes: Sequence[int], activation: Activation, dtype: torch.dtype, se
         for width, following in itertools.pairwise(sizes):
             layers += [nn.Linear(width, following, dtype=dtype), make()]
     return layers[:-1]
+
+
+@torch.no_grad()
+def _rescale(first: nn.Linear, domain: Domain) -> None:
+    """Compose a layer with the map of a box to [−1, 1]ᵈ."""
+    if len(domain) != first.in_features or any(not a < b for a, b in domain):
+        raise ValueError(f"mlp: domain should be {first.in_features} intervals (a, b), a < b, got {domain!r}")
+    lower, upper = first.weight.new_tensor(domain).T
+    first.weight.mul_(2 / (upper - lower))
+    first.bias.sub_(first.weight @ ((lower + upper) / 2))
 
 
 @contextlib.contextmanager

@@ -72,3 +72,17 @@ def test_networks_survive_pickling_with_their_check():
 def test_mistakes_are_explained(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_domain_is_seen_as_the_unit_box():
+    box = ((0.0, 0.5), (-3.0, 7.0))
+    on_box, on_unit = (models.mlp((2, 6, 1), domain=domain, seed=2) for domain in (box, None))
+    unit = torch.rand(9, 2, dtype=torch.float64) * 2 - 1
+    points = unit * torch.tensor([0.25, 5.0]) + torch.tensor([0.25, 2.0])
+    torch.testing.assert_close(on_box(points), on_unit(unit))
+
+
+@pytest.mark.parametrize("domain", [((0.0, 1.0),), ((0.0, 1.0), (1.0, 1.0))])
+def test_a_domain_that_does_not_fit_is_refused(domain):
+    with pytest.raises(ValueError, match="2 intervals"):
+        models.mlp((2, 6, 1), domain=domain)
