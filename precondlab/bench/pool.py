@@ -56,14 +56,16 @@ class Worker:
         Interpreter.
     timeout
         Seconds allowed for one answer; the process is killed after that.
+    pinned_to
+        Core, −1 for none; :func:`core` if None.
     """
 
-    def __init__(self, python: str, *, timeout: float = 900.0) -> None:
+    def __init__(self, python: str, *, timeout: float = 900.0, pinned_to: int | None = None) -> None:
         self.timeout = timeout
         # -P: the current folder must not be importable; PYTHONPATH would mix two environments
         environment: Mapping[str, str] = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | PINNED
         self._process = subprocess.Popen(
-            [python, "-P", "-c", _START, str(_PACKAGE), str(core())],
+            [python, "-P", "-c", _START, str(_PACKAGE), str(core() if pinned_to is None else pinned_to)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -32,7 +32,13 @@ class Outcome(Status):
 class Trainer(Protocol):
     """What is trained with: an optimizer that owns its residual."""
 
-    residual: Map
+    @property
+    def residual(self) -> Map:
+        """The map that is minimized; setting it goes on with another one of the same parameters."""
+        ...
+
+    @residual.setter
+    def residual(self, residual: Map) -> None: ...
 
     def step(self) -> Tensor:
         """Take one step and return the loss before it."""

@@ -1,0 +1,263 @@
+"""The problems of `bench training`: the networks, points and weights of each, its targets, and our recipe for it.
+
+A recipe is a small function; to improve one, edit its entry in ``CASES``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from precondlab import problems
+from precondlab.bench.training_trial import Trial
+from precondlab.map import Map
+from precondlab.models import mlp, periodic
+from precondlab.problems import Problem
+from precondlab.training import train
+from precondlab.training.optimizers import LevenbergMarquardt
+from precondlab.training.optimizers.minimizer import Minimizer
+from precondlab.training.slabs import Slabs, march
+
+__all__ = ["CASES", "Case", "descend", "select", "slabwise", "whole"]
+
+Network = Callable[[int], nn.Module]
+_MANY = 10**9
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem and how it is trained.
+
+    Attributes
+    ----------
+    name, title
+        For the command line, and for people.
+    problem
+        Makes the problem.
+    network
+        Seed → the network that every way trains, ours too unless its recipe takes another.
+    sampling
+        Points and weights, as for :meth:`precondlab.problems.Problem.residual`.
+    ours
+        The recipe: trains within a trial and returns why it ended.
+    targets
+        Pairs (relative L² error, seconds).
+    seconds
+        Budget unless another is asked for.
+    """
+
+    name: str
+    title: str
+    problem: Callable[[], Problem]
+    network: Network
+    sampling: Mapping[str, Any]
+    ours: Recipe
+    targets: tuple[tuple[float, float], ...]
+    seconds: float = 60.0
+
+
+Recipe = Callable[[Case, Trial], str]
+
+
+# Recipes ------------------------------------------------------------------------------------
+
+
+def descend(
+    trial: Trial,
+    model: nn.Module,
+    make: Callable[[Map], Minimizer] = LevenbergMarquardt,
+    *,
+    problem: Problem | None = None,
+    every: int = 0,
+    until: float = math.inf,
+    shown: nn.Module | None = None,
+    **sampling: Any,
+) -> str:
+    """Train a model by an optimizer until the time is used up or nothing moves; return why it ended.
+
+    Parameters
+    ----------
+    make
+        Makes the optimizer from the residual.
+    problem
+        In place of the trial's, e.g. on a slab.
+    every
+        Steps after which points are drawn anew; 0 keeps them.
+    until
+        Seconds on the trial's clock at which to stop before its end.
+    shown
+        The model of the whole domain, if this one is a part.
+    sampling
+        Points and weights.
+    """
+    problem = trial.problem if problem is None else problem
+
+    def sample(number: int) -> Map:
+        return problem.residual(model, **sampling, seed=1000 * trial.seed + number)
+
+    optimizer, reason = make(sample(0)), "time used up"
+
+    def stop(entry: Any) -> bool:
+        nonlocal reason
+        ended = trial(model if shown is None else shown, entry.loss) or trial.elapsed >= until
+        if not ended and not every and not optimizer.diagnostics.accepted:
+            ended, reason = True, "nothing reduces the loss"
+        return ended
+
+    fresh = sample if every else None
+    done = train(optimizer, steps=_MANY, sample=fresh, every=every, patience=_MANY, callbacks=[stop])
+    return reason if done.status.name == "STOPPED" else done.status.advice
+
+
+def whole(case: Case, trial: Trial, **options: Any) -> str:
+    """Train one network on the whole domain by Levenberg–Marquardt, with other options than the case's if given."""
+    return descend(trial, case.network(trial.seed), **{**case.sampling, **options})
+
+
+def slabwise(case: Case, trial: Trial, *, slabs: int, **options: Any) -> str:
+    """Train a network per slab of time, each from the last one's parameters and for an equal part of the time."""
+    trained: list[nn.Module] = []
+    edges: list[float] = []
+    reasons: list[str] = []
+
+    def fit(slab: Problem, before: nn.Module | None) -> nn.Module:
+        model = case.network(trial.seed) if before is None else before
+        edges.extend(slab.domain[-1][len(edges) > 0 :])
+        trained.append(model)
+        share = trial.elapsed + trial.left / (slabs - len(trained) + 1)
+        shown = Slabs(trained, edges)
+        reasons.append(descend(trial, model, problem=slab, until=share, shown=shown, **{**case.sampling, **options}))
+        return model
+
+    trial.measure(march(trial.problem, fit, slabs=slabs))
+    return "; ".join(dict.fromkeys(reasons))
+
+
+# The table ----------------------------------------------------------------------------------
+
+
+def _tanh(*sizes: int) -> Network:
+    return lambda seed: mlp(sizes, seed=seed)
+
+
+def _periodic(period: float, *sizes: int) -> Network:
+    """Return networks that are periodic in x: they see cos and sin of it, and t."""
+    return lambda seed: periodic(mlp((3, *sizes), seed=seed), (period, None))
+
+
+CASES = (
+    Case(
+        "poisson-2d",
+        "Poisson 2-d, 2-64-1",
+        problem=problems.poisson_sines,
+        network=_tanh(2, 64, 1),
+        sampling={"interior": 900, "boundary": 240, "weights": {"interior": 1e-2}},
+        ours=whole,
+        targets=((1e-6, 30), (1e-7, 180)),
+        seconds=60,
+    ),
+    Case(
+        "poisson-5d",
+        "Poisson 5-d, 5-64-1",
+        problem=partial(problems.poisson_cosines, 5),
+        network=_tanh(5, 64, 1),
+        sampling={"interior": 2000, "boundary": 600, "weights": {"interior": 1e-2}},
+        ours=partial(whole, every=10),
+        targets=((1e-5, 120), (1e-6, 300)),
+        seconds=180,
+    ),
+    Case(
+        "heat",
+        "Heat 1+1-d",
+        problem=problems.heat_rod,
+        network=_tanh(2, 64, 1),
+        sampling={"interior": 900, "boundary": 240, "weights": {"interior": 1e-2}},
+        ours=whole,
+        targets=((1e-6, 60),),
+        seconds=60,
+    ),
+    Case(
+        "convection",
+        "Convection, β = 40",
+        problem=partial(problems.advection, 40.0),
+        network=_periodic(2 * math.pi, 20, 20, 20, 1),
+        sampling={"interior": 2000, "boundary": 200},
+        ours=partial(slabwise, slabs=8, interior=1000, every=5),
+        targets=((1e-3, 120), (1e-4, 300)),
+        seconds=180,
+    ),
+    Case(
+        "reaction",
+        "Reaction, ρ = 5",
+        problem=problems.logistic,
+        network=_periodic(2 * math.pi, 20, 20, 1),
+        sampling={"interior": 2000, "boundary": 200},
+        ours=partial(whole, every=5),
+        targets=((1e-3, 60),),
+        seconds=60,
+    ),
+    Case(
+        "wave",
+        "Wave, two modes",
+        problem=problems.two_waves,
+        network=_tanh(2, 30, 30, 1),
+        sampling={"interior": 2000, "boundary": 300, "weights": {"interior": 1e-4}},
+        ours=partial(slabwise, slabs=5, interior=1000, every=5),
+        targets=((1e-2, 180), (1e-4, 600)),
+        seconds=180,
+    ),
+    Case(
+        "burgers-sharp",
+        "Burgers, ν = 0.01/π",
+        problem=problems.burgers,
+        network=_periodic(2.0, 20, 20, 20, 1),
+        sampling={"interior": 3000, "boundary": 300, "weights": {"interior": 1e-2}},
+        ours=partial(whole, every=5),
+        targets=((1e-4, 180), (1e-5, 600)),
+        seconds=180,
+    ),
+    Case(
+        "burgers",
+        "Burgers, ν = 0.01",
+        problem=partial(problems.burgers, 0.01),
+        network=_periodic(2.0, 20, 20, 20, 1),
+        sampling={"interior": 3000, "boundary": 300, "weights": {"interior": 1e-2}},
+        ours=partial(whole, every=5),
+        targets=((1e-6, 300),),
+        seconds=180,
+    ),
+    Case(
+        "allen-cahn",
+        "Allen–Cahn",
+        problem=problems.phase_separation,
+        network=_periodic(2.0, 20, 20, 20, 1),
+        sampling={"interior": 3000, "boundary": 300, "weights": {"interior": 1e-2}},
+        ours=partial(slabwise, slabs=5, interior=2000, every=5),
+        targets=((1e-3, 900),),
+        seconds=180,
+    ),
+    Case(
+        "helmholtz",
+        "Helmholtz (1, 4, 1)",
+        problem=problems.helmholtz_sines,
+        network=lambda seed: periodic(mlp((4, 20, 20, 20, 1), seed=seed), (2.0, 2.0)),
+        sampling={"interior": 2000, "boundary": 200},
+        ours=whole,
+        targets=((1e-9, 60),),
+        seconds=60,
+    ),
+)
+
+
+def select(names: Sequence[str]) -> tuple[Case, ...]:
+    """Return the cases of these names, all if there are none; raises ValueError for a name that none has."""
+    known = [case.name for case in CASES]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"training: expected names of cases among {', '.join(known)}, got {', '.join(unknown)}")
+    return tuple(case for case in CASES if not names or case.name in names)
