@@ -114,19 +114,27 @@ def descend(
     return reason if done.status.name == "STOPPED" else done.status.advice
 
 
-def whole(case: Case, trial: Trial, **options: Any) -> str:
-    """Train one network on the whole domain by Levenberg–Marquardt, with other options than the case's if given."""
-    return descend(trial, case.network(trial.seed), **{**case.sampling, **options})
+def whole(case: Case, trial: Trial, *, network: Network | None = None, **options: Any) -> str:
+    """Train one network on the whole domain by Levenberg–Marquardt; what is not given is the case's.
+
+    Options are those of :func:`descend`.
+    """
+    model = (case.network if network is None else network)(trial.seed)
+    return descend(trial, model, **{**case.sampling, **options})
 
 
-def slabwise(case: Case, trial: Trial, *, slabs: int, **options: Any) -> str:
-    """Train a network per slab of time, each from the last one's parameters and for an equal part of the time."""
+def slabwise(case: Case, trial: Trial, *, slabs: int, network: Network | None = None, **options: Any) -> str:
+    """Train a network per slab of time, each from the last one's parameters and for an equal part of the time left.
+
+    What is not given is the case's; options are those of :func:`descend`.
+    """
+    make = case.network if network is None else network
     trained: list[nn.Module] = []
     edges: list[float] = []
     reasons: list[str] = []
 
     def fit(slab: Problem, before: nn.Module | None) -> nn.Module:
-        model = case.network(trial.seed) if before is None else before
+        model = make(trial.seed) if before is None else before
         edges.extend(slab.domain[-1][len(edges) > 0 :])
         trained.append(model)
         share = trial.elapsed + trial.left / (slabs - len(trained) + 1)

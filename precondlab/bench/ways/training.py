@@ -38,7 +38,7 @@ def spring(case: Case, trial: Trial) -> str:
     """Train by SPRING on fresh points in every step, a third of the others' number."""
     counts = {name: max(8, case.sampling[name] // 3) for name in ("interior", "boundary")}
     model = case.network(trial.seed)
-    make = lambda r: Spring(r, lr=0.1, damping=1e-10, momentum=0.8)  # noqa: E731
+    make = lambda r: Spring(r, lr=0.3, damping=1e-6, momentum=0.8, clip=0.3)  # noqa: E731
     return descend(trial, model, make, every=1, **{**case.sampling, **counts})
 
 
