@@ -17,6 +17,11 @@ from precondlab.operator import Operator
 __all__ = ["GolubKahanSchur", "KrylovSchur"]
 
 
+def _vanishes(coupling: Tensor, scale: float) -> bool:
+    """Whether what is new in a block is so small that its direction is round-off."""
+    return coupling.norm().item() <= torch.finfo(coupling.dtype).eps ** 0.75 * scale
+
+
 class KrylovSchur:
     """``A Q = Q T + Q₊ S`` for a symmetric operator: Q ``[n m]`` and the next block Q₊ ``[n p]`` orthonormal.
 
@@ -38,7 +43,7 @@ class KrylovSchur:
     T, S
         Projected matrix ``[m m]`` and coupling ``[p m]``, float64 (complex128) on the host.
     invariant
-        Whether Q spans an invariant subspace: the next block is random.
+        Whether Q spans an invariant subspace up to ``ε^¾‖A‖``: the next block is random, or round-off.
     locked
         Leading vectors of Q that span an invariant subspace found earlier.
     num_matvecs
@@ -87,7 +92,8 @@ class KrylovSchur:
         W = self.A.forward(self.basis.vectors[:, m:].contiguous())
         self.num_matvecs += total - m
         require_finite(W, self.A, self.num_matvecs)
-        C, R = self.basis.append(W, scale=np.abs(self.T).max(initial=0.0))
+        scale = np.abs(self.T).max(initial=0.0)
+        C, R = self.basis.append(W, scale=scale)
         self.basis.append_random(self.block - len(R))
         T = np.zeros((total, total), self.T.dtype)
         T[:m, :m] = self.T
@@ -98,7 +104,7 @@ class KrylovSchur:
         self.T = T
         self.S = np.zeros((self.basis.size - total, total), self.T.dtype)
         self.S[: len(R), m:] = R.cpu().numpy()
-        self.invariant = not len(R)
+        self.invariant = _vanishes(R, max(float(scale), C.norm().item()))
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return Ritz values, ascending, their vectors in the basis as columns, and residual norms ``‖A x − θ x‖``."""
@@ -134,6 +140,7 @@ class KrylovSchur:
             "vectors": self.basis.vectors.clone(),
             "T": torch.as_tensor(self.T.copy()),
             "S": torch.as_tensor(self.S.copy()),
+            "invariant": self.invariant,
             "locked": self.locked,
             "num_matvecs": self.num_matvecs,
             "generator": self.basis.generator.get_state(),
@@ -143,8 +150,8 @@ class KrylovSchur:
         """Go on from an earlier :meth:`state_dict` of the same operator."""
         self.basis.restore(state["vectors"])
         self.T, self.S = state["T"].numpy().copy(), state["S"].numpy().copy()
-        self.locked, self.num_matvecs = state["locked"], state["num_matvecs"]
-        self.invariant = not self.S.any()
+        self.invariant, self.locked = state["invariant"], state["locked"]
+        self.num_matvecs = state["num_matvecs"]
         self.basis.generator.set_state(state["generator"])
 
 
@@ -152,7 +159,8 @@ class GolubKahanSchur:
     """``J V = U B`` and ``Jᴴ U = V Bᴴ + V₊ S``: U, V and the next block V₊ ``[n p]`` orthonormal.
 
     The rectangular counterpart of :class:`KrylovSchur`: JᴴJ is never formed, so that singular values are
-    resolved to ``ε‖J‖``.
+    resolved to ``ε‖J‖``. ``invariant`` and ``locked`` are those of V; ``unseen`` says that V has gone on from a vector
+    of U that is round-off, whose image under Jᴴ does not see the kernel of J as a random vector would.
 
     Cost: p products with J and p with Jᴴ per step; memory ``capacity`` vectors of either side.
     Reference: Baglama & Reichel (2005), doi:10.1137/04060593X.
@@ -177,6 +185,7 @@ class GolubKahanSchur:
         self.right.append_random(self.block - self.right.size)
         kind = np.complex128 if J.domain.dtype.is_complex else np.float64
         self.B, self.S = np.zeros((0, 0), kind), np.zeros((self.right.size, 0), kind)
+        self.invariant, self.unseen, self.locked = False, False, 0
 
     @property
     def complete(self) -> bool:
@@ -187,6 +196,8 @@ class GolubKahanSchur:
         """Extend V by the next block and U by its image."""
         rows, m = self.B.shape
         total = self.right.size
+        if self.invariant:
+            self.locked = m
         W = self.J.forward(self.right.vectors[:, m:].contiguous())
         self.num_matvecs += total - m
         require_finite(W, self.J, self.num_matvecs)
@@ -203,6 +214,9 @@ class GolubKahanSchur:
         self.B = B
         self.S = np.zeros((self.right.size - total, self.left.size), self.B.dtype)
         self.S[: len(coupling), rows:] = coupling.cpu().numpy()
+        largest = float(np.abs(B).max(initial=0.0))
+        self.invariant = _vanishes(coupling, largest)
+        self.unseen = not self.invariant and (self.unseen or _vanishes(R, largest))
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return singular values, descending, left and right vectors in the bases, and residuals ``‖Jᴴu − σv‖``.
@@ -221,9 +235,16 @@ class GolubKahanSchur:
         U, V = self.left.vectors, self.right.vectors[:, : self.B.shape[1]]
         return U @ torch.as_tensor(left).to(U), V @ torch.as_tensor(right).to(V)
 
+    def explored(self, right: np.ndarray) -> np.ndarray:
+        """Return which right singular vectors belong to the part of V that was found last, after the locked one."""
+        return np.linalg.norm(right[self.locked :], axis=0) > 0.5
+
     def restart(self, left: np.ndarray, right: np.ndarray) -> None:
         """Replace U by ``U left`` and V by ``V right`` for singular vectors ``[m k]``; the next block stays."""
         m, p = self.B.shape[1], self.right.size - self.B.shape[1]
+        last = self.explored(right)
+        order = np.argsort(last, kind="stable")
+        left, right, self.locked = left[:, order], right[:, order], int((~last).sum())
         whole = np.zeros((m + p, right.shape[1] + p), self.B.dtype)
         whole[:m, : right.shape[1]] = right
         whole[m:, right.shape[1] :] = np.eye(p)
@@ -239,6 +260,9 @@ class GolubKahanSchur:
             "right": self.right.vectors.clone(),
             "B": torch.as_tensor(self.B.copy()),
             "S": torch.as_tensor(self.S.copy()),
+            "invariant": self.invariant,
+            "unseen": self.unseen,
+            "locked": self.locked,
             "num_matvecs": self.num_matvecs,
             "generator": self.right.generator.get_state(),
         }
@@ -248,5 +272,6 @@ class GolubKahanSchur:
         self.left.restore(state["left"])
         self.right.restore(state["right"])
         self.B, self.S = state["B"].numpy().copy(), state["S"].numpy().copy()
+        self.invariant, self.unseen, self.locked = state["invariant"], state["unseen"], state["locked"]
         self.num_matvecs = state["num_matvecs"]
         self.right.generator.set_state(state["generator"])

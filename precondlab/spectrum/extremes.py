@@ -174,7 +174,7 @@ def eigsh(
         wanted = _select(values, which, k)
         small = residuals <= tol * np.abs(values) + 10 * A.domain.eps * np.abs(values).max()
         done = K.complete or (
-            len(wanted) == k and bool(small[wanted].all()) and _nothing_missed(K, Y, small, wanted, which)
+            len(wanted) == k and bool(small[wanted].all()) and _nothing_missed(K, values, Y, small, wanted, which)
         )
         if done or K.num_matvecs >= budget:
             break
@@ -234,8 +234,12 @@ def svds(
         values, left, right, residuals = K.ritz()
         wanted = np.arange(k) if which == "LM" else np.arange(max(0, len(values) - k), len(values))
         wanted = wanted[wanted < len(values)]
-        small = residuals <= tol * values + 10 * J.domain.eps * values[0]
-        done = K.complete or (len(wanted) == k and bool(small[wanted].all()))
+        floor = 10 * J.domain.eps * values[0]
+        small = residuals <= tol * values + floor
+        settled = len(wanted) == k and bool(small[wanted].all()) and not K.unseen
+        done = K.complete or (settled and _nothing_missed(K, values, right, small, wanted, which))
+        null = wanted[np.linalg.norm(left[:, wanted], axis=0) < 0.5]  # J v = 0, and u is known once U spans the range
+        done = done and (K.complete or not len(null) or values[K.explored(right)].max() <= floor)
         if done or K.num_matvecs >= budget:
             break
         if K.right.room < K.block and K.right.size < n:
@@ -243,6 +247,8 @@ def svds(
             kept = np.arange(count) if which == "LM" else np.arange(len(values) - count, len(values))
             K.restart(left[:, kept], right[:, kept])
     U, V = K.vectors(left[:, wanted], right[:, wanted])
+    K.left.append_random(len(null))
+    U[:, np.isin(wanted, null)] = K.left.vectors[:, K.left.size - len(null) :]
     status = ExtremesStatus.OK if done else ExtremesStatus.NOT_CONVERGED
     return SingularTriplets(
         V if wide else U, values[wanted], U if wide else V, residuals[wanted], status, K.num_matvecs
@@ -266,10 +272,10 @@ def _sizes(
     n = space.size
     if not 1 <= k <= n:
         raise ValueError(f"{who}: k should be between 1 and {n}, got {k}")
-    least = min(n, k + 2 * p)
+    least = min(n, k + p)
     size = min(n, max(2 * k + 1, 20, least)) if ncv is None else ncv
     if not least <= size <= n:
-        raise ValueError(f"{who}: ncv should be between {least} (k and two blocks) and {n}, got {ncv}")
+        raise ValueError(f"{who}: ncv should be between {least} (k and a block) and {n}, got {ncv}")
     if num_matvecs is not None and num_matvecs < 1:
         raise ValueError(f"{who}: num_matvecs should be ≥ 1, got {num_matvecs}")
     bytes_per_vector = n * space.dtype.itemsize
@@ -300,15 +306,21 @@ def _select(values: np.ndarray, which: Which, k: int) -> np.ndarray:
     return np.sort(np.argsort(order, kind="stable")[:k])
 
 
-def _nothing_missed(K: KrylovSchur, Y: np.ndarray, small: np.ndarray, wanted: np.ndarray, which: Which) -> bool:
-    """Whether no copy of a multiple eigenvalue outside an invariant subspace can be among the wanted ones.
+def _nothing_missed(
+    K: KrylovSchur | GolubKahanSchur,
+    values: np.ndarray,
+    Y: np.ndarray,
+    small: np.ndarray,
+    wanted: np.ndarray,
+    which: Which,
+) -> bool:
+    """Whether no copy of a multiple value outside an invariant subspace can be among the wanted ones.
 
-    A random vector outside sees each eigenvalue that is left: its best one must be found, and no better than the
+    A random vector outside sees each value that is left: its best one must be found, and no better than the
     wanted ones.
     """
     if not K.invariant and not K.locked:
         return True
-    values = np.diag(Y.conj().T @ K.T @ Y).real
     k = len(wanted)
     ends = {"LA": [values], "SA": [-values], "LM": [np.abs(values)], "SM": [-np.abs(values)], "BE": [values, -values]}
     counts = [k] if which != "BE" else [k - k // 2, k // 2]

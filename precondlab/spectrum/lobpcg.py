@@ -136,7 +136,7 @@ def _beyond(best: np.ndarray, k: int) -> np.ndarray:
 
 
 def _rotate(S: Tensor, Y: np.ndarray) -> Tensor:
-    return S @ torch.as_tensor(np.ascontiguousarray(Y)).to(S)
+    return S @ torch.as_tensor(Y.copy()).to(S)
 
 
 def _host(T: Tensor) -> np.ndarray:

@@ -106,7 +106,7 @@ def test_a_memory_budget_restarts_earlier_and_says_what_it_needs():
     assert max(sizes) * 200 * 8 <= budget
     np.testing.assert_allclose(found.values, [199**2, 200**2], rtol=1e-12)
     with pytest.raises(ValueError, match="memory_budget"):
-        eigsh(A, 8, memory_budget=budget)
+        eigsh(A, 9, memory_budget=budget)
 
 
 def test_run_interrupted_and_resumed_is_the_same_bit_for_bit():
@@ -139,6 +139,22 @@ def test_svds_agrees_with_a_dense_decomposition(m, n, seed, k):
         found = svds(J, k, which=which, ncv=rank, generator=torch.Generator().manual_seed(seed))
         assert found.check().values == pytest.approx(exact.numpy(), abs=1e-13)
         assert (J @ found.right - found.left * torch.as_tensor(found.values)).norm() <= 1e-12
+        assert (J.H @ found.left - found.right * torch.as_tensor(found.values)).norm() <= 1e-12
+
+
+@given(m=st.integers(4, 20), n=st.integers(4, 20), data=st.data(), seed=st.integers(0, 2**31))
+def test_every_copy_of_a_multiple_singular_value_is_found_and_left_vectors_are_orthonormal(m, n, data, seed):
+    """Zero included: where J has lost rank, its left null vectors come with it."""
+    size = min(m, n)
+    sigma = torch.tensor(data.draw(st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=size, max_size=size)))
+    sigma = sigma.double().sort(descending=True).values
+    J = Dense(haar(m, seed)[:, :size] @ torch.diag(sigma) @ haar(n, seed + 1)[:, :size].T)
+    k = data.draw(st.integers(1, size))
+    for which, exact in (("LM", sigma[:k]), ("SM", sigma[-k:])):
+        found = svds(J, k, which=which, generator=torch.Generator().manual_seed(seed)).check()
+        assert found.values == pytest.approx(exact.numpy(), abs=1e-13)
+        for basis in (found.left, found.right):
+            torch.testing.assert_close(basis.T @ basis, torch.eye(k, dtype=torch.float64), rtol=0, atol=1e-12)
         assert (J.H @ found.left - found.right * torch.as_tensor(found.values)).norm() <= 1e-12
 
 
