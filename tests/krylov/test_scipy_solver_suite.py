@@ -13,13 +13,15 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LINALG = "scipy.sparse.linalg"
-SUITES = {  # plugin → the suites, what selects the part that is run here, how many tests must pass and solves be made at least, what may fail and why
+# plugin → the suites, what selects the part run here, how many tests pass and solves are made at least,
+# and what may fail, with the reason
+SUITES = {
     "scipy_solvers": ([f"{LINALG}._isolve"], [], 80, 300, {}),
     "scipy_eigensolvers": (
         [f"{LINALG}._eigen"],
         ["-k", "not small_sigma_sparse and not test_dtypes"],
         250,
-        300,
+        250,
         {
             "test_svds_parameter_tol": "expects the accuracy that ARPACK reaches beyond tol",
             "test_eigsh_consistency[5-1e-08]": "a block of more than a third of the space is refused",
