@@ -90,7 +90,7 @@ class Ticking(Clock):
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "random features"])
 def test_every_way_trains(way):
     (case,) = select(["poisson-2d"])
-    trial = Trial(case.problem(), seed=1, seconds=0.15, clock=Ticking())
+    trial = Trial(case.problem(), seed=1, seconds=1.0 if way == "Adam" else 0.15, clock=Ticking())
     assert WAYS[way][1](case, trial) == "time used up"
     trial.finish()
     assert trial.steps >= 3 and trial.parameters == 257
