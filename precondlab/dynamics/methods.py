@@ -147,9 +147,10 @@ class ConjugateGradients:
     """
 
     def predict(self, seen: Measure, steps: int, /) -> Curves:
-        with np.errstate(divide="ignore", over="ignore"):
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             ratios = np.divide(seen.alpha, seen.beta, out=np.zeros(len(seen)), where=seen.alpha > 0)
-            exact = seen.mass / np.cumsum(np.cumprod(np.append(1.0, ratios**2)))
+            squares = np.cumprod(np.append(1.0, ratios**2))
+            exact = seen.mass / np.cumsum(np.where(np.isnan(squares), 0.0, squares))  # ∞ · 0 after the last α
         k = np.arange(steps + 1)
         loss = exact[np.minimum(k, len(seen))]
         return loss, np.where((k <= len(seen)) | seen.exhausted, loss, 0.0), loss.copy()

@@ -9,6 +9,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 
 import precondlab as pl
 from precondlab.dynamics import ConjugateGradients, GradientDescent, Momentum, departure
+from precondlab.dynamics.measure import Measure
 from precondlab.dynamics.methods import _Ranges
 from precondlab.errors import NotPositive
 from precondlab.operator import Operator
@@ -276,3 +277,11 @@ def test_a_zero_residual_stays_zero_and_mistakes_are_refused():
     negative = Rootless(np.diag([1.0, -1.0]))
     with pytest.raises(NotPositive, match="not positive"):
         pl.predict_training(J, zero + 1, steps=1, learning_rate=1.0, preconditioner=negative)
+
+
+def test_conjugate_gradients_that_are_done_stay_done():
+    """Products of ``(α/β)²`` overflow once the Krylov space is nearly invariant; the last α is zero."""
+    alpha, beta = np.r_[np.ones(9), 0.0], np.r_[np.full(9, 1e-20), 0.0]
+    loss, lower, upper = ConjugateGradients().predict(Measure(alpha, beta, True, 1.0), 12)
+    np.testing.assert_allclose(loss[:4], 1e-40 ** np.arange(4), rtol=1e-12)
+    assert not loss[9:].any() and not lower[9:].any() and not upper[9:].any()
