@@ -13,11 +13,12 @@ from torch import Tensor
 from precondlab.krylov import cg
 from precondlab.operator import Operator, as_operator
 from precondlab.preconditioners.composition import coarse_factor
-from precondlab.preconditioners.preconditioner import Preconditioner, require_damping, require_square
+from precondlab.preconditioners.preconditioner import Preconditioner, finite, require_damping, require_square
 from precondlab.preconditioners.subspaces import Indices, SubspaceFactor, as_indices, subspace_factor
 
 __all__ = ["schwarz", "subdomains"]
 
+_LOCAL_THRESHOLD = 0.25  # modes of a subset below it are left to the coarse space
 _PARTITION_OF_UNITY = 1e-6  # relative accuracy of Σ Z_i = 1; any coarse space is allowed
 
 
@@ -26,7 +27,7 @@ def schwarz(
     /,
     subsets: Sequence[Indices],
     *,
-    coarse: Literal["energy", "constants"] | Tensor | None = "energy",
+    coarse: Literal["energy", "constants", "geneo"] | Tensor | None = "energy",
     restricted: bool = False,
     damping: float = 0.0,
 ) -> Operator:
@@ -47,7 +48,10 @@ def schwarz(
         ``"constants"``: Nicolaides' partition of unity, ``Z_i = E_i D_i 1`` with D_i the inverse
         multiplicities. ``"energy"``: the partition of unity of least energy ``Σ Z_iᵀAZ_i``, which is
         ``Z_i = E_i (E_iᵀAE_i + μI)⁻¹ E_iᵀ λ`` with ``Σ_i Z_i = 1``; it follows jumps of coefficients, which constants
-        cut across. A tensor ``[n q]``: other coarse functions as columns. None: no coarse term.
+        cut across. ``"geneo"``: the modes ``E_i D_i φ`` with ``A_i' φ = t D_i A_i D_i φ``, t < 1/4, where ``A_i'`` is
+        ``A_i = E_iᵀAE_i`` with its couplings to the outside subtracted from the diagonal; as many per
+        subset as it takes for a κ that is bounded whatever the jumps, if A is diagonally dominant. A tensor
+        ``[n q]``: other coarse functions as columns. None: no coarse term.
     restricted
         Weight each solution by D_i (restricted additive Schwarz): fewer iterations, but M is not
         symmetric: for GMRES, not for conjugate gradients.
@@ -62,9 +66,11 @@ def schwarz(
         If the subsets do not cover the unknowns, or an option makes no sense; if a product is not finite.
 
     Cost: ``Σ n_i`` products for the local problems and one per coarse function; for ``"energy"`` also one per step of
-    conjugate gradients for λ; memory and operations of each application ``Σ n_i² + n q``.
+    conjugate gradients for λ, for ``"geneo"`` another ``Σ n_i``; memory and operations of each application
+    ``Σ n_i² + n q``.
     Reference: Toselli & Widlund, Domain Decomposition Methods (2005), doi:10.1007/b137868; Nicolaides (1987),
-    doi:10.1137/0724027; energy: Xu & Zikatanov (2004), doi:10.1007/s00791-004-0147-y; restricted: Cai & Sarkis
+    doi:10.1137/0724027; energy: Xu & Zikatanov (2004), doi:10.1007/s00791-004-0147-y; geneo: Spillane et al.
+    (2014), doi:10.1007/s00211-013-0576-y; restricted: Cai & Sarkis
     (1999), doi:10.1137/S106482759732678X.
 
     >>> from precondlab.operators import Dense
@@ -146,7 +152,9 @@ def _coarse_functions(A: Operator, S: SubspaceFactor, count: Tensor, coarse: str
             raise ValueError(f"schwarz: expected coarse functions [{space.size} q], got {tuple(coarse.shape)}")
         return coarse
     Z = space.zeros(len(S.subsets))
-    if coarse == "constants":
+    if coarse == "geneo":
+        Z = _local_modes(A, S, count)
+    elif coarse == "constants":
         for i, subset in enumerate(S.subsets):
             Z[subset, i] = 1 / count[subset].to(space.dtype)
     elif coarse == "energy":
@@ -156,6 +164,30 @@ def _coarse_functions(A: Operator, S: SubspaceFactor, count: Tensor, coarse: str
         for i, (subset, R, piece) in enumerate(zip(S.subsets, S.factors, local, strict=True)):
             Z[subset, i] = torch.linalg.solve_triangular(R, piece, upper=True)[:, 0]
     else:
-        raise ValueError(f"schwarz: expected coarse 'energy', 'constants', functions [n q] or None, got {coarse!r}")
+        raise ValueError(
+            f"schwarz: expected coarse 'energy', 'constants', 'geneo', functions [n q] or None, got {coarse!r}"
+        )
     left, sizes, _ = torch.linalg.svd(Z, full_matrices=False)
     return left[:, sizes > space.eps**0.5 * sizes[0]]  # equal subsets have equal functions
+
+
+@torch.no_grad()
+def _local_modes(A: Operator, S: SubspaceFactor, count: Tensor) -> Tensor:
+    """Return ``E_i D_i φ``, at least one per subset, for the modes φ that cost little inside and much once cut off."""
+    modes = []
+    for subset, R in zip(S.subsets, S.factors, strict=True):
+        E = S.codomain.zeros(len(subset))
+        E[subset, range(len(subset))] = 1
+        columns = finite(A.forward(E), "schwarz", A)
+        block = columns[subset]
+        outside = columns.abs().sum(0) - block.abs().sum(0)
+        inside = (block + block.mH) / 2 - torch.diag(outside).to(block)
+        multiplicity = count[subset].to(block)
+        scaled = multiplicity[:, None] * inside * multiplicity
+        half = torch.linalg.solve_triangular(R.mH, scaled, upper=False)
+        values, vectors = torch.linalg.eigh(torch.linalg.solve_triangular(R.mH, half.mH, upper=False))
+        kept = max(1, int((values < _LOCAL_THRESHOLD).sum()))
+        mode = S.codomain.zeros(kept)
+        mode[subset] = torch.linalg.solve_triangular(R, vectors[:, :kept], upper=True)
+        modes.append(mode)
+    return torch.cat(modes, dim=1)
