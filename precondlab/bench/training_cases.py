@@ -16,8 +16,9 @@ from torch import nn
 from precondlab import problems
 from precondlab.bench.training_trial import Trial
 from precondlab.map import Map
-from precondlab.models import mlp, periodic
+from precondlab.models import mlp, periodic, siren
 from precondlab.problems import Problem
+from precondlab.problems.sampling import Domain
 from precondlab.training import train
 from precondlab.training.optimizers import LevenbergMarquardt
 from precondlab.training.optimizers.minimizer import Minimizer
@@ -153,9 +154,31 @@ def _tanh(*sizes: int) -> Network:
     return lambda seed: mlp(sizes, seed=seed)
 
 
-def _periodic(period: float, *sizes: int) -> Network:
-    """Return networks that are periodic in x: they see cos and sin of it, and t."""
-    return lambda seed: periodic(mlp((3, *sizes), seed=seed), (period, None))
+def _scaled(*sizes: int) -> Network:
+    """Return networks of (x, t), x ∈ (−1, 1) and t ∈ (0, 1), that start as for a box of equal sides."""
+    return lambda seed: mlp(sizes, domain=((-1.0, 1.0), (0.0, 1.0)), seed=seed)
+
+
+def _periodic(period: float, *sizes: int, last: float = 1.0) -> Network:
+    """Return networks periodic in x: they see cos and sin of it, and t, scaled for the times up to ``last``."""
+    box = ((-1.0, 1.0), (-1.0, 1.0), (0.0, last))
+    return lambda seed: periodic(mlp((3, *sizes), domain=box, seed=seed), (period, None))
+
+
+def _layer(viscosity: float) -> dict[str, Any]:
+    """Return points for Burgers' equation, denser where the front forms."""
+    clusters = {0: [(0.0, 4 * viscosity)]}
+    return {"interior": 2500, "boundary": 300, "weights": {"interior": 1e-2}, "clusters": clusters}
+
+
+def _sines(width: int, scale: float, domain: Domain) -> Network:
+    return lambda seed: siren((width,), domain=domain, scale=scale, seed=seed)
+
+
+def _periodic_sines(width: int, scale: Sequence[float], period: float) -> Network:
+    """Return sine networks of cos and sin of x, and t ∈ (0, 1)."""
+    box = ((-1.0, 1.0), (-1.0, 1.0), (0.0, 1.0))
+    return lambda seed: periodic(siren((width,), domain=box, scale=scale, seed=seed), (period, None))
 
 
 CASES = (
@@ -171,13 +194,13 @@ CASES = (
     ),
     Case(
         "poisson-5d",
-        "Poisson 5-d, 5-64-1",
+        "Poisson 5-d, sines 5-64-1",
         problem=partial(problems.poisson_cosines, 5),
-        network=_tanh(5, 64, 1),
-        sampling={"interior": 2000, "boundary": 600, "weights": {"interior": 1e-2}},
-        ours=partial(whole, every=10),
+        network=_sines(64, 4.0, ((0.0, 1.0),) * 5),
+        sampling={"interior": 1500, "boundary": 400, "weights": {"interior": 1e-2}},
+        ours=whole,
         targets=((1e-5, 120), (1e-6, 300)),
-        seconds=180,
+        seconds=60,
     ),
     Case(
         "heat",
@@ -191,70 +214,73 @@ CASES = (
     ),
     Case(
         "convection",
-        "Convection, β = 40",
+        "Convection, β = 40, periodic sines",
         problem=partial(problems.advection, 40.0),
-        network=_periodic(2 * math.pi, 20, 20, 20, 1),
-        sampling={"interior": 2000, "boundary": 200},
-        ours=partial(slabwise, slabs=8, interior=1000, every=5),
+        network=_periodic_sines(100, (2.0, 2.0, 40.0), 2 * math.pi),
+        sampling={"interior": 2000, "boundary": 300, "weights": {"interior": 1e-3}},
+        ours=whole,
         targets=((1e-3, 120), (1e-4, 300)),
-        seconds=180,
+        seconds=60,
     ),
     Case(
         "reaction",
         "Reaction, ρ = 5",
         problem=problems.logistic,
         network=_periodic(2 * math.pi, 20, 20, 1),
-        sampling={"interior": 2000, "boundary": 200},
-        ours=partial(whole, every=5),
+        sampling={"interior": 1500, "boundary": 200, "weights": {"interior": 1e-2}},
+        ours=whole,
         targets=((1e-3, 60),),
         seconds=60,
     ),
     Case(
         "wave",
-        "Wave, two modes",
+        "Wave, two modes, sines 2-100-1",
         problem=problems.two_waves,
-        network=_tanh(2, 30, 30, 1),
+        network=_sines(100, 15.0, ((0.0, 1.0),) * 2),
         sampling={"interior": 2000, "boundary": 300, "weights": {"interior": 1e-4}},
-        ours=partial(slabwise, slabs=5, interior=1000, every=5),
+        ours=whole,
         targets=((1e-2, 180), (1e-4, 600)),
-        seconds=180,
+        seconds=60,
     ),
     Case(
         "burgers-sharp",
         "Burgers, ν = 0.01/π",
         problem=problems.burgers,
-        network=_periodic(2.0, 20, 20, 20, 1),
-        sampling={"interior": 3000, "boundary": 300, "weights": {"interior": 1e-2}},
-        ours=partial(whole, every=5),
+        network=_scaled(2, 20, 20, 20, 1),
+        sampling=_layer(0.01 / math.pi),
+        ours=partial(whole, every=1),
         targets=((1e-4, 180), (1e-5, 600)),
-        seconds=180,
+        seconds=120,
     ),
     Case(
         "burgers",
         "Burgers, ν = 0.01",
         problem=partial(problems.burgers, 0.01),
-        network=_periodic(2.0, 20, 20, 20, 1),
-        sampling={"interior": 3000, "boundary": 300, "weights": {"interior": 1e-2}},
-        ours=partial(whole, every=5),
+        network=_scaled(2, 20, 20, 20, 1),
+        sampling=_layer(0.01),
+        ours=partial(whole, every=1),
         targets=((1e-6, 300),),
-        seconds=180,
+        seconds=120,
     ),
     Case(
         "allen-cahn",
         "Allen–Cahn",
         problem=problems.phase_separation,
-        network=_periodic(2.0, 20, 20, 20, 1),
-        sampling={"interior": 3000, "boundary": 300, "weights": {"interior": 1e-2}},
-        ours=partial(slabwise, slabs=5, interior=2000, every=5),
+        network=_periodic(2.0, 20, 20, 20, 1, last=0.25),
+        sampling={
+            **{"interior": 2000, "boundary": 300, "weights": {"interior": 1e-2}},
+            "clusters": {0: [(0.0, 0.1), (-0.5, 0.02), (0.5, 0.02)]},
+        },
+        ours=partial(slabwise, slabs=4, every=1),
         targets=((1e-3, 900),),
         seconds=180,
     ),
     Case(
         "helmholtz",
-        "Helmholtz (1, 4, 1)",
+        "Helmholtz (1, 4, 1), sines 2-100-1",
         problem=problems.helmholtz_sines,
-        network=lambda seed: periodic(mlp((4, 20, 20, 20, 1), seed=seed), (2.0, 2.0)),
-        sampling={"interior": 2000, "boundary": 200},
+        network=_sines(100, 15.0, ((-1.0, 1.0),) * 2),
+        sampling={"interior": 2000, "boundary": 300, "weights": {"interior": 1e-4}},
         ours=whole,
         targets=((1e-9, 60),),
         seconds=60,
