@@ -190,7 +190,7 @@ CASES = (
         sampling={"interior": 900, "boundary": 240, "weights": {"interior": 1e-2}},
         ours=whole,
         targets=((1e-6, 30), (1e-7, 180)),
-        seconds=60,
+        seconds=30,
     ),
     Case(
         "poisson-5d",
@@ -200,7 +200,7 @@ CASES = (
         sampling={"interior": 1500, "boundary": 400, "weights": {"interior": 1e-2}},
         ours=whole,
         targets=((1e-5, 120), (1e-6, 300)),
-        seconds=60,
+        seconds=30,
     ),
     Case(
         "heat",
@@ -210,7 +210,7 @@ CASES = (
         sampling={"interior": 900, "boundary": 240, "weights": {"interior": 1e-2}},
         ours=whole,
         targets=((1e-6, 60),),
-        seconds=60,
+        seconds=30,
     ),
     Case(
         "convection",
@@ -220,7 +220,7 @@ CASES = (
         sampling={"interior": 2000, "boundary": 300, "weights": {"interior": 1e-3}},
         ours=whole,
         targets=((1e-3, 120), (1e-4, 300)),
-        seconds=60,
+        seconds=30,
     ),
     Case(
         "reaction",
@@ -230,7 +230,7 @@ CASES = (
         sampling={"interior": 1500, "boundary": 200, "weights": {"interior": 1e-2}},
         ours=whole,
         targets=((1e-3, 60),),
-        seconds=60,
+        seconds=20,
     ),
     Case(
         "wave",
@@ -240,7 +240,7 @@ CASES = (
         sampling={"interior": 2000, "boundary": 300, "weights": {"interior": 1e-4}},
         ours=whole,
         targets=((1e-2, 180), (1e-4, 600)),
-        seconds=60,
+        seconds=40,
     ),
     Case(
         "burgers-sharp",
@@ -250,7 +250,7 @@ CASES = (
         sampling=_layer(0.01 / math.pi),
         ours=partial(whole, every=1),
         targets=((1e-4, 180), (1e-5, 600)),
-        seconds=120,
+        seconds=100,
     ),
     Case(
         "burgers",
@@ -260,18 +260,18 @@ CASES = (
         sampling=_layer(0.01),
         ours=partial(whole, every=1),
         targets=((1e-6, 300),),
-        seconds=120,
+        seconds=100,
     ),
     Case(
         "allen-cahn",
         "Allen–Cahn",
         problem=problems.phase_separation,
-        network=_periodic(2.0, 20, 20, 20, 1, last=0.25),
+        network=_periodic(2.0, 20, 20, 20, 1),
         sampling={
             **{"interior": 2000, "boundary": 300, "weights": {"interior": 1e-2}},
             "clusters": {0: [(0.0, 0.1), (-0.5, 0.02), (0.5, 0.02)]},
         },
-        ours=partial(slabwise, slabs=4, every=1),
+        ours=partial(slabwise, slabs=4, network=_periodic(2.0, 20, 20, 20, 1, last=0.25), every=1),
         targets=((1e-3, 900),),
         seconds=180,
     ),
@@ -283,7 +283,7 @@ CASES = (
         sampling={"interior": 2000, "boundary": 300, "weights": {"interior": 1e-4}},
         ours=whole,
         targets=((1e-9, 60),),
-        seconds=60,
+        seconds=20,
     ),
 )
 
