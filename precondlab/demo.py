@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +20,7 @@ from precondlab.report import draw_curves, draw_scaling, draw_spectra, style
 from precondlab.spectrum import condition
 from precondlab.training.optimizers import GradientDescent
 
-__all__ = ["TABLES", "draw", "draw_residual"]
+__all__ = ["TABLES", "draw", "draw_design", "draw_history", "draw_residual"]
 
 TABLES = (
     paper.poisson_weights,
@@ -111,6 +113,23 @@ def draw_design(A: Gram, found: Design, out: Path) -> Path:
         figure.savefig(out / "precondition.png")
         plt.close("all")
     return out / "precondition.png"
+
+
+def draw_history(history: Sequence[Mapping[str, Any]], out: Path) -> Path:
+    """Draw loss, validation and relative error of a training run against seconds."""
+    out.mkdir(parents=True, exist_ok=True)
+    names = {"loss": "loss", "validation": "loss on points of validation", "error": "relative error"}
+    with style() as plt:
+        figure, axes = plt.subplots()
+        for name, label in names.items():
+            known = [(row["seconds"], row[name]) for row in history if row[name] is not None]
+            if known:
+                axes.plot(*zip(*known, strict=True), "-" if name == "loss" else ".-", label=label)
+        axes.set(xlabel="seconds", yscale="log")
+        axes.legend()
+        figure.savefig(out / "training.png")
+        plt.close("all")
+    return out / "training.png"
 
 
 def _jacobian(frequencies: int, weights: dict[str, float]) -> Jacobian:

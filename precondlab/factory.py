@@ -16,7 +16,7 @@ from precondlab.models import fourier
 from precondlab.models.fourier import FourierSeries
 from precondlab.problems import Problem
 
-__all__ = ["FactoryError", "load_problem", "load_residual"]
+__all__ = ["FactoryError", "load_problem", "load_residual", "named_problem"]
 
 
 class FactoryError(ValueError):
@@ -51,6 +51,23 @@ def load_residual(target: str) -> Map:
     raise FactoryError(f"{target} should return a pl.Map or a pair (model, closure), got {type(made).__name__}")
 
 
+def named_problem(name: str) -> Problem:
+    """Return a problem of the library by its name.
+
+    Raises
+    ------
+    FactoryError
+        If there is none of that name.
+
+    >>> named_problem("heat_rod").dim
+    2
+    """
+    known = factories(problems, "Problem")
+    if name not in known:
+        raise FactoryError(f"expected the name of a problem, one of {', '.join(known)}; got {name!r}")
+    return known[name]()
+
+
 def load_problem(name: str, *, frequencies: int) -> tuple[Problem, FourierSeries, Map]:
     """Return a problem of the library by its name, with a Fourier series and its residual.
 
@@ -62,10 +79,7 @@ def load_problem(name: str, *, frequencies: int) -> tuple[Problem, FourierSeries
     >>> load_problem("poisson", frequencies=2)[2]
     Map[5 parameters → {interior: 16, boundary: 2}]
     """
-    known = factories(problems, "Problem")
-    if name not in known:
-        raise FactoryError(f"expected FILE.py:FACTORY or a problem of {', '.join(known)}; got {name!r}")
-    problem = known[name]()
+    problem = named_problem(name)
     model = fourier(frequencies, domain=problem.domain)
     per_axis = 4 * frequencies + 8
     return problem, model, problem.residual(model, interior=per_axis ** len(problem.domain), boundary=4 * per_axis)

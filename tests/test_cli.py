@@ -168,3 +168,37 @@ def test_doctor_names_versions_and_missing_extras(monkeypatch):
     document = json.loads(run("doctor", "--json").stdout)
     assert document["optional"]["deepxde"] is False
     assert document["torch"].startswith("2.")
+
+
+SMALL = ("--width", 4, "--depth", 1, "--points", 32, "--steps", 6)
+
+
+def test_train_says_how_far_it_got_and_goes_on(tmp_path):
+    document = json.loads(run("train", "heat_rod", *SMALL, "--out", tmp_path, "--json").stdout)
+    assert document["ok"] and document["status"] == "steps" and document["steps"] == 6
+    assert document["error"] < 1 and document["parameters"] == 17
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "training.json", "training.png"]
+    result = run("train", "heat_rod", *SMALL[:-1], 8, "--out", tmp_path)
+    assert result.exit_code == 0 and "raise steps" in result.stdout
+    history = json.loads((tmp_path / "training.json").read_text())["history"]
+    assert [row["step"] for row in history] == list(range(1, 9))
+
+
+def test_train_makes_periodic_networks_for_periodic_problems():
+    document = json.loads(run("train", "advection", *SMALL, "--every", 2, "--json").stdout)
+    assert document["residual"] == "Map[21 parameters → {interior: 32, initial: 4}]"  # (2 + 1)·4 + 4 + 4 + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere",), "expected the name of a problem, one of advection, "),
+        (("heat_rod", "--optimizer", "adam"), "expected an optimizer of levenberg-marquardt, "),
+        (("heat_rod", "--weight", "-1"), "weights must be finite and ≥ 0"),
+        (("heat_rod", "--seconds", "nan"), "seconds"),
+    ],
+)
+def test_mistakes_of_train_are_told(arguments, message):
+    result = run("train", *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())

@@ -4,6 +4,7 @@ from precondlab.training import optimizers
 from precondlab.training.linear import FeatureFit, LinearFit, LinearStatus, equilibrated, fit_features, solve_linear
 from precondlab.training.loop import Entry, Outcome, Trained, train
 from precondlab.training.monitor import SpectrumMonitor
+from precondlab.training.session import Session
 from precondlab.training.slabs import Slabs, march
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "LinearStatus",
     "Outcome",
     "Slabs",
+    "Session",
     "SpectrumMonitor",
     "Trained",
     "equilibrated",
