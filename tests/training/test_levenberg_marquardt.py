@@ -72,6 +72,22 @@ def test_rosenbrock_is_solved_through_its_valley():
     assert (a - 1).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_damping_far_too_small_is_left_behind_in_few_trials(seed):
+    steps = []
+    for before in (1e-12, None):
+        _, r = make(seed)
+        optimizer = pl.optim.LevenbergMarquardt(r)
+        optimizer.solver = {**optimizer.solver, "damping": before or 2 * steps[0].damping}
+        optimizer.step()
+        steps.append(optimizer.diagnostics)
+    far, near = steps
+    assert far.ratio >= 0.075
+    assert far.trials <= 20 < math.log2(far.damping / 1e-12)
+    assert near.trials == 2  # half the damping, which is tried first, fails: the step is the longest on the grid
+    assert near.damping == far.damping
+
+
 def test_at_a_minimum_no_step_is_taken_and_said_so():
     a = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
     optimizer = pl.optim.LevenbergMarquardt(pl.Map(lambda p: torch.stack([p["a"] - 2, p["a"] * 0 + 1]), {"a": a}))

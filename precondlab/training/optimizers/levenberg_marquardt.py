@@ -18,6 +18,7 @@ __all__ = ["LevenbergMarquardt", "Step"]
 _START = 1e-3  # first damping, relative to σ_1²
 _SPACING = 2.0  # of the grid of dampings
 _FARTHEST = 8  # grid points below the last damping that one step may reach
+_NEAR = 4  # trials, beyond which longer strides look for a damping that is large enough
 _CORRECTIONS = 10  # of one trial,
 _ENOUGH = 0.8  # unless the ratio is as good as this
 _WINDOW = 30  # steps over which the damping must rise for the superlinear phase,
@@ -183,17 +184,35 @@ class LevenbergMarquardt(Minimizer):
                     return trial, trials, "nonlinearity"
                 trial = longer
             return trial, trials, "reach"
+        return self._shorten(model, theta, damping, highest, ratio)
+
+    def _shorten(
+        self, model: Linearization, theta: Tensor, failed: float, highest: float, ratio: float
+    ) -> tuple[_Trial | None, int, Any]:
+        """Search the grid above a damping that failed: in strides that grow, then back by bisection."""
+        found: _Trial | None = None
         fallback: _Trial | None = None
-        while damping < highest:
-            damping *= _SPACING
-            trial, trials = self._try(model, theta, damping), trials + 1
+        stride, trials, negligible = 1, 1, 4 * _eps(model) * model.loss
+        while found is None and failed < highest and model.predicted(failed) > negligible:
+            stride = 1 if trials <= _NEAR else 2 * stride
+            while stride > 1 and model.predicted(failed * _SPACING**stride) <= negligible:
+                stride //= 2
+            trial, trials = self._try(model, theta, failed * _SPACING**stride), trials + 1
             if trial.ratio >= ratio:
-                return trial, trials, "nonlinearity"
-            if trial.ratio > 0 and (fallback is None or trial.loss < fallback.loss):
-                fallback = trial
-            if model.predicted(damping) <= 4 * _eps(model) * model.loss:
-                break
-        return fallback, trials, "stationary" if fallback is None else "nonlinearity"
+                found = trial
+            else:
+                failed = trial.damping
+                if trial.ratio > 0 and (fallback is None or trial.loss < fallback.loss):
+                    fallback = trial
+        while found is not None and stride > 1:
+            half = stride // 2
+            trial, trials = self._try(model, theta, failed * _SPACING**half), trials + 1
+            if trial.ratio >= ratio:
+                found, stride = trial, half
+            else:
+                failed, stride = trial.damping, stride - half
+        best = fallback if found is None else found
+        return best, trials, "stationary" if best is None else "nonlinearity"
 
     def _try(self, model: Linearization, theta: Tensor, damping: float) -> _Trial:
         """Make a damped step and correct it while that brings the loss nearer to the predicted one."""
