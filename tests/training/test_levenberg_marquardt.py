@@ -25,6 +25,22 @@ def test_a_network_solves_poisson():
     assert problem.error(model) < 1e-3
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_a_sine_network_finds_the_frequencies_of_plane_waves(seed):
+    problem = pl.problems.helmholtz_sines((1, 2))
+    options = {"interior": 600, "boundary": 100, "weights": {"interior": 1e-3}, "seed": seed}
+    fixed = pl.models.random_features(50, domain=problem.domain, scale=9.0, seed=seed)
+    pl.training.solve_linear(problem.residual(fixed, **options))
+    assert problem.error(fixed) > 1e-3
+    model = pl.models.siren((50,), domain=problem.domain, scale=9.0, seed=seed)
+    optimizer = pl.optim.LevenbergMarquardt(problem.residual(model, **options))
+    for _ in range(40):
+        optimizer.step()
+        if problem.error(model) < 1e-9:
+            break
+    assert problem.error(model) < 1e-9
+
+
 def test_a_linear_model_is_solved_in_a_few_steps():
     model = pl.models.fourier(4)
     problem = pl.problems.poisson(dim=1)
