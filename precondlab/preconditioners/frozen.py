@@ -10,7 +10,7 @@ from torch import Tensor
 
 from precondlab.differentiation.calculus import KnownField, at, partials
 from precondlab.operators import Diagonal
-from precondlab.preconditioners.symbol import require_fourier, seen_by_conditions
+from precondlab.preconditioners.symbol import eps, require_fourier, require_seen, seen_by_conditions
 from precondlab.problems.sampling import box_points
 from precondlab.symbol import MultiIndex, Symbol
 
@@ -74,13 +74,11 @@ def frozen(
     moments = torch.stack([torch.stack([mean @ (a * b) for b in coefficients.values()]) for a in coefficients.values()])
     waves = torch.stack([Symbol.derivative(*alpha)(model.wavevectors) for alpha in coefficients], dim=1)
     size = ((waves @ moments.to(waves.dtype)) * waves.conj()).sum(1).real * model.scale**2
-    total = size + seen_by_conditions(problem, model, weights or {})
-    if not (total > 0).all():
-        lost = model.wavevectors[total <= 0].tolist()
-        raise ValueError(
-            f"frozen: the modes with wave vectors {lost[:3]} are in the kernel of the linearized operator and "
-            "invisible to every condition; add a condition that fixes them"
-        )
+    terms = ((waves.abs() @ moments.abs()) * waves.abs()).sum(1) * model.scale**2
+    seen = seen_by_conditions(problem, model, weights or {})
+    kernel = size <= 10 * eps(size) * terms  # a sum of squares that cancel
+    require_seen("frozen", model, kernel, seen)
+    total = torch.where(kernel, 0, size) + seen
     return Diagonal(1 / total)
 
 

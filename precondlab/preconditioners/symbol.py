@@ -13,8 +13,11 @@ from precondlab.operators import Diagonal, Jacobian
 if TYPE_CHECKING:
     from precondlab.models.fourier import FourierSeries
     from precondlab.problems import Problem
+    from precondlab.symbol import Symbol
 
 __all__ = ["symbol"]
+
+_ROUND_OFF = 1e3  # units of rounding below which a mode counts as not seen
 
 
 def symbol(
@@ -84,13 +87,9 @@ def symbol(
         gamma = torch.as_tensor(kernel, dtype=size.dtype, device=size.device).expand_as(size)
         P = torch.where(size > threshold, 1 / size.clamp_min(threshold), gamma)
     else:
-        P = (size**2 + seen_by_conditions(problem, model, weights or {})).rsqrt()
-    if not P.isfinite().all():
-        lost = model.wavevectors[~P.isfinite()].tolist()
-        raise ValueError(
-            f"symbol: the modes with wave vectors {lost[:3]} are in the kernel of the differential operator and "
-            "invisible to every condition; add a condition that fixes them or pass kernel=γ"
-        )
+        seen = seen_by_conditions(problem, model, weights or {})
+        require_seen("symbol", model, size <= _ROUND_OFF * eps(size) * _terms(sigma, model), seen)
+        P = (size**2 + seen).rsqrt()
     return Diagonal(P**2)
 
 
@@ -101,6 +100,30 @@ def require_fourier(caller: str, model: object) -> None:
             f"{caller}: expected a Fourier model (pl.models.fourier), got {type(model).__name__}: "
             "the symbol acts on Fourier coefficients"
         )
+
+
+def require_seen(caller: str, model: FourierSeries, kernel: Tensor, seen: Tensor) -> None:
+    """Raise if a mode is in the kernel of D, as told ``[n]``, and to round-off invisible to every condition."""
+    lost = kernel & (seen <= (_ROUND_OFF * eps(seen)) ** 2 * seen.max())
+    if lost.any():
+        raise ValueError(
+            f"{caller}: the modes with wave vectors {model.wavevectors[lost].tolist()[:3]} are in the kernel of the "
+            "differential operator and invisible to every condition; add a condition that fixes them or pass kernel=γ"
+        )
+
+
+def eps(x: Tensor) -> float:
+    """Return the unit of rounding of a tensor."""
+    return torch.finfo(x.dtype).eps
+
+
+def _terms(sigma: Symbol, model: FourierSeries) -> Tensor:
+    """Return the sum of the sizes of the terms of σ at every wave vector ``[n]``, which round-off is relative to."""
+    k = model.wavevectors.abs()
+    total = torch.zeros_like(k[:, 0])
+    for alpha, c in sigma.coefficients.items():
+        total = total + abs(c) * (k ** k.new_tensor(alpha)).prod(1)
+    return total * model.scale.abs()
 
 
 def seen_by_conditions(problem: Problem, model: FourierSeries, weights: Mapping[str, float]) -> Tensor:
