@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +25,7 @@ _INNER = 20  # iterations of L-BFGS between two looks at the clock
 _RATES = (1e-2, 1e-4)  # of Adam, first and last
 _WARM = 0.25  # part of the budget that Adam has before L-BFGS
 _WIDTHS = (125, 250, 500, 1000, 1500, 2000, 3000, 4000)  # of random features
-_CUBIC = 3.0  # exponent of a fit's cost in the width
+_GROWTH = 4.0  # of a fit's cost from the first width to the second
 
 
 def levenberg_marquardt(case: Case, trial: Trial) -> str:
@@ -75,12 +74,13 @@ def adam_lbfgs(case: Case, trial: Trial) -> str:
 def random_features(case: Case, trial: Trial) -> str:
     """Solve by random features of growing width, their scale chosen without the solution, directly or by Newton."""
     last = 0.0
-    for width, wider in itertools.pairwise([*_WIDTHS, _WIDTHS[-1] + 1]):
-        begin = trial.elapsed
+    for width in _WIDTHS:
+        begin, before = trial.elapsed, last
         found = fit_features(case.problem(), width=width, seed=trial.seed)
         last = trial.elapsed - begin
         trial.measure(found.model, found.fit.loss)
-        if last * (wider / width) ** _CUBIC > trial.left:
+        growth = last / before if before else _GROWTH
+        if last * growth > trial.left:
             return f"width {width}; the next one would take too long"
     return f"width {_WIDTHS[-1]}, the largest"
 
