@@ -231,6 +231,8 @@ def test_the_summary_takes_medians_and_times_to_targets():
     first, second = found["targets"]
     assert first == {"error": 1e-6, "limit": 30, "seconds": 25.0, "reached": 2, "met": True}
     assert second == {"error": 1e-7, "limit": 180, "seconds": None, "reached": 1, "met": False}
+    (late,) = training.summary([row(0, [31.0], [1e-8])])
+    assert [target["met"] for target in late["targets"]] == [False, True]
 
 
 @pytest.mark.parametrize(
