@@ -30,6 +30,7 @@ _OPTIMIZERS: dict[str, Callable[[Map], Minimizer]] = {
     "lbfgs": optimizers.LBFGS,
     "newton-cg": optimizers.NewtonCG,
 }
+_SAVED = 20.0  # seconds between checkpoints
 _WRONG = (Outcome.BREAKDOWN, Outcome.OVERFITTED)
 
 
@@ -42,7 +43,7 @@ def train(
     every: Annotated[int, typer.Option(min=0, help="Steps after which points are drawn anew; 0 for never.")] = 0,
     weight: Annotated[float, typer.Option(help="Weight λ of the equation against the conditions.")] = 0.01,
     steps: Annotated[int, typer.Option(min=1, help="Most steps.")] = 10_000,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Most seconds.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Most seconds.")] = 60.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the network and the points.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for history, picture and checkpoints to go on from.")] = None,
     as_json: JsonFlag = False,
@@ -118,7 +119,7 @@ def _network(problem: Problem, hidden: tuple[int, ...], seed: int) -> nn.Module:
 def _train(session: Session, out: Path | None, *, steps: int, seconds: float) -> Outcome:
     columns = (BarColumn(), TextColumn("step {task.fields[step]}, loss {task.fields[loss]}"), TimeElapsedColumn())
     with Progress(*columns, console=progress, disable=not progress.is_terminal, transient=True) as bar:
-        save = None if out is None else Autosave(out / "checkpoints")
+        save = None if out is None else Autosave(out / "checkpoints", every=_SAVED)
         if save is not None:
             save(session)
         task = bar.add_task("", total=1.0, step=session.steps, loss="–")
@@ -129,7 +130,7 @@ def _train(session: Session, out: Path | None, *, steps: int, seconds: float) ->
 
         callbacks: list[Callable[[Session], object]] = [show] if save is None else [show, save]
         status = session.run(steps=steps, seconds=seconds, callbacks=callbacks)
-        if save is not None and session.savable:
+        if save is not None:
             save.every = 0.0
             save(session)
     return status

@@ -82,14 +82,12 @@ class Session:
     ) -> Outcome:
         """Train until the budgets, which count earlier sittings, are used up or there is a reason to stop.
 
-        Callbacks are called after every step with which the session can be saved, with ``every`` the last one on the
-        same points; one that returns True ends the sitting.
+        Callbacks are called after every step; one that returns True ends the sitting.
         """
         before, spent = self.steps, self.seconds
         if before >= steps or spent >= seconds:
             return Outcome.STEPS if before >= steps else Outcome.SECONDS
-        cycle = before // self.every if self.every else 0
-        self.optimizer.residual = self.sample(1 + cycle)
+        self._renew()
         due = spent * _SPACING
 
         def record(entry: Entry) -> bool:
@@ -99,24 +97,24 @@ class Session:
             due = now * _SPACING if measured is not None else due
             values = (before + entry.step, now, entry.loss, entry.validation, measured)
             self.history.append(dict(zip(_NAMES, values, strict=True)))
-            return any([bool(callback(self)) for callback in callbacks if self.savable])
+            if self.every and self.steps % self.every == 0:
+                self._renew()
+            return any([bool(callback(self)) for callback in callbacks])
 
         done = train(
             self.optimizer,
             steps=steps - before,
             seconds=seconds - spent,
-            sample=lambda number: self.sample(1 + cycle + number if number else 0),
-            every=self.every,
+            sample=self.sample,
             callbacks=[record],
         )
         if self.history and self.history[-1]["error"] is None:
             self.history[-1]["error"] = self.error()
         return done.status
 
-    @property
-    def savable(self) -> bool:
-        """Whether another sitting would replace the points after the same steps as this one."""
-        return not self.every or self.steps % self.every == 0
+    def _renew(self) -> None:
+        """Put the optimizer on the points of the next step."""
+        self.optimizer.residual = self.sample(1 + self.steps // self.every if self.every else 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what it takes to go on as if there had been no interruption."""

@@ -37,7 +37,7 @@ def test_two_sittings_are_one(every, make, tmp_path):
     assert first.run(steps=7, callbacks=[save]) is Outcome.STEPS
     second = session(every, make=make)
     Autosave(tmp_path)(second)
-    assert second.steps == (6 if every else 7)  # with fresh points, the last one before they are replaced
+    assert second.steps == 7
     second.run(steps=11)
     assert torch.equal(parameters(second), parameters(whole))
     assert [row["loss"] for row in second.history] == [row["loss"] for row in whole.history]
@@ -49,7 +49,7 @@ def test_fresh_points_are_fresh_and_validation_is_apart():
     running = session(every=2)
     sample = running.sample
     running.sample = lambda number: asked.append(number) or sample(number)
-    running.run(steps=6)
+    running.run(steps=5)
     assert asked == [1, 0, 2, 3]
 
 
