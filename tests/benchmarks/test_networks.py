@@ -14,7 +14,7 @@ COMMITTED = Path(__file__).parent / "networks" / "networks.json"
 
 @pytest.fixture(scope="module")
 def document():
-    return study.run(networks=("Fourier features, P",), seeds=(0,), interior=60, report=lambda line: None)
+    return study.run(networks=("Fourier features, P",), seeds=(0,), interior=60, real_steps=2, report=lambda line: None)
 
 
 def linearized_error(row, theta):
@@ -53,6 +53,16 @@ def test_steps_are_those_of_gradient_descent(document):
     assert row["error"] == pytest.approx(linearized_error(row, theta), rel=1e-3)
 
 
+def test_the_search_for_a_rate_ends_at_the_first_valley():
+    assert study._search(lambda rate: (rate - 1) ** 2, 1.0, 4.0**3) == (1.0, 0.0)
+    assert study._search(lambda rate: float("nan") if rate > 1e-3 else 1 - rate, 1.0, 1.0)[0] <= 1e-3
+    assert study._search(lambda rate: 2.0, 1.0, 1.0) is None
+
+
+def test_real_steps_reduce_the_loss(document):
+    assert all(row["real_loss"] < 1 for row in document["rows"])
+
+
 def test_the_document_is_complete_and_drawn(document, tmp_path):
     assert document["ok"]
     assert len(json.loads(json.dumps(document))["rows"]) == len(study.METHODS)
@@ -70,3 +80,5 @@ def test_what_is_committed_is_what_the_code_measures():
     readings = {v["method"]: v["reading"] for v in document["verdicts"]}
     assert readings["block_jacobi"] == "more large eigenvalues, κ stays, trains faster, smaller error"
     assert readings["mass, order 0"] == "more large eigenvalues, κ falls, trains more slowly, larger error"
+    trained = {(r["network"], r["method"]): r["real_loss"] for r in document["rows"] if "real_loss" in r}
+    assert all(trained[name, "kfac"] < 0.3 * trained[name, "none"] for name in study.NETWORKS)
