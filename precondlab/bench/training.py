@@ -93,6 +93,8 @@ def run(
                 row = future.result()
                 done += row["budget"]
                 with lock:
+                    if path is not None:  # another campaign may have added to it
+                        document["runs"] = _document(path)["runs"]
                     document["runs"] = [r for r in document["runs"] if _key(r) != _key(row)] + [row]
                     _complete(document)
                     _write(path, document)

@@ -204,6 +204,19 @@ def test_a_campaign_goes_on_where_it_was_interrupted(tmp_path, fake):
     assert table.row_count == 2
 
 
+def test_two_campaigns_can_share_a_file(tmp_path, fake):
+    path = tmp_path / "training.json"
+    inner = []
+
+    def report(line):
+        if line.startswith("1/2") and not inner:
+            inner.append(campaign(path, ways=("SPRING",)))
+
+    options = {"cases": select(["poisson-2d"]), "ways": ("Adam", "L-BFGS"), "seeds": 1, "seconds": 0.2}
+    training.run(path=path, report=report, **options)
+    assert {found["way"] for found in json.loads(path.read_text())["runs"]} == {"Adam", "L-BFGS", "SPRING"}
+
+
 def test_a_run_that_fails_is_told_and_does_not_end_the_campaign(tmp_path, fake):
     document, lines = campaign(tmp_path / "training.json", ways=("SPRING", "Adam"))
     assert sorted(found["status"] for found in document["runs"]) == ["done", "failed"]
