@@ -285,6 +285,16 @@ CASES = (
         targets=((1e-9, 60),),
         seconds=20,
     ),
+    Case(
+        "helmholtz-tanh",
+        "Helmholtz (1, 4, 1), tanh on periodic features",
+        problem=problems.helmholtz_sines,
+        network=lambda seed: periodic(mlp((4, 20, 20, 20, 1), seed=seed), (2.0, 2.0)),
+        sampling={"interior": 2000, "boundary": 200},
+        ours=partial(whole, every=1),
+        targets=((1e-9, 60),),
+        seconds=60,
+    ),
 )
 
 
