@@ -234,7 +234,7 @@ def _groups(
         rows.rows(sample, recorder)
     algebra, shifts = JetAlgebra([dict(key) for key in recorder.keys]), recorder.shifts
     channels = dict(zip(recorder.keys, algebra.index, strict=True))
-    width = max(value.shape[0] for value in params.values() if value.dim() == 2)
+    width = max((value.shape[0] for value in params.values() if value.dim() == 2), default=1)
     size = max(16, _CACHE // (algebra.size * width * len(shifts)))
     for part, scale in zip(x.split(size), (None,) * len(x) if root is None else root.split(size), strict=False):
         build = partial(_at_shifts, network, params, algebra, part, shifts)
