@@ -133,7 +133,7 @@ def eigsh(
     memory_budget
         Bytes the basis may take; the k vectors returned and about 6p vectors of working memory come on top.
     num_matvecs
-        Budget of products; ``10 n`` by default, as SciPy's.
+        Budget of products; ``100 n`` by default.
     tol
         Accuracy: ``‖A x − θ x‖ ≤ tol |θ| + 10 ε ‖A‖``.
     callback
@@ -285,7 +285,7 @@ def _sizes(
             f"{who}: {(least if ncv is None else size) + p} vectors of {bytes_per_vector:,} bytes exceed the memory "
             f"budget of {memory_budget:,} bytes; raise memory_budget, or lower k or ncv"
         )
-    return k, min(size, fits), 10 * n if num_matvecs is None else num_matvecs
+    return k, min(size, fits), 100 * n if num_matvecs is None else num_matvecs
 
 
 def _unshifted(A: Operator, X: Tensor, sigma: float, inverse_values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
