@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from precondlab.differentiation.calculus import Pointwise
 from precondlab.differentiation.context import differentiable
 from precondlab.errors import NotDeterministic
 from precondlab.space import Space
@@ -24,7 +25,7 @@ _NOISY_IN_TRAINING = (
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.RReLU),
 )
-_EVALUATED_AT_ONCE = 256  # points of a block
+_EVALUATED_AT_ONCE = 2**16  # numbers of the widest layer, half a megabyte in float64
 _SAMPLE = 48  # rows per block on which routes are checked and memory is measured
 
 
@@ -238,10 +239,12 @@ class Map:
         params = {name: value.detach() for name, value in params.items()}
         if self.points is None:
             return {name: block.detach() for name, block in self._blocks(params, None).items()}
+        width = max((max(value.shape) for value in self.complete(params).values() if value.dim()), default=1)
+        size = max(16, _EVALUATED_AT_ONCE // width)
         blocks = {}
         for name, x in self.points.items():
-            starts = range(0, max(1, len(x)), _EVALUATED_AT_ONCE)
-            parts = [self._blocks(params, {name: slice(s, s + _EVALUATED_AT_ONCE)})[name].detach() for s in starts]
+            starts = range(0, max(1, len(x)), size)
+            parts = [self._blocks(params, {name: slice(s, s + size)})[name].detach() for s in starts]
             blocks[name] = torch.cat(parts)
         return blocks
 
@@ -254,8 +257,9 @@ class Map:
         for name, x in (self.points or {}).items():
             part = slice(None) if rows is None else rows.get(name, slice(0, 0))
             if rows is None or name in rows:
-                root = self._quadrature.get(name)
-                yield name, self._parts[name], x[part], None if root is None else root[part]
+                root, function = self._quadrature.get(name), self._parts[name]
+                function = function.on(part) if isinstance(function, Pointwise) else function
+                yield name, function, x[part], None if root is None else root[part]
 
     def _check_block(self, name: str, block: Any, points: int | None = None) -> Tensor:
         where = f"the residual block {name!r}" if name else "the residual"

@@ -6,6 +6,8 @@ import torch
 from hypothesis import given, settings
 from torch import nn
 
+import precondlab as pl
+from precondlab.differentiation.calculus import apply
 from precondlab.errors import NotDeterministic
 from precondlab.map import Map
 from precondlab.operators import Jacobian
@@ -195,3 +197,31 @@ def test_an_error_inside_a_residual_undoes_its_buffers_too():
     with pytest.raises(TypeError, match="should be a tensor, got float"):
         Map.of_module(model, lambda: model(torch.ones(2, 1)).sum().item())
     assert model.calls == 0
+
+
+def test_what_is_known_at_the_points_goes_with_their_rows():
+    calls = []
+
+    def source(x):
+        calls.append(len(x))
+        return (3 * x).sin()
+
+    D = -pl.Symbol.laplacian(1)
+    problem = pl.problems.Problem(
+        "rod", ((0.0, 1.0),), D, (pl.problems.Condition("ends", ((0, 0.0),), target=lambda x: 0 * x),), source=source
+    )
+    model = pl.models.mlp((1, 5, 1), seed=0)
+    r = problem.residual(model, interior=70)
+    before = list(calls)
+    rows = pl.Pointwise(model, lambda x, u: apply(D, u, x) - source(x)[:, 0])
+    expected = pl.Map({"interior": rows}, r.params, points={"interior": r.points["interior"]})
+    part = {"interior": slice(3, 60, 7)}
+    root = r._quadrature["interior"]
+    torch.testing.assert_close(r.raw(part)(r.params), expected.raw(part)(r.params) * root[part["interior"]])
+    for route in ("jets", "graph"):
+        found = pl.Jacobian(r, route=route, memory_budget=6_000).dense()[:70]
+        torch.testing.assert_close(found, root[:, None] * pl.Jacobian(expected).dense(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(r.value[:70], root * expected.value)
+    del calls[:]
+    r.value, pl.Jacobian(r)
+    assert before == [70] and calls == []

@@ -65,7 +65,9 @@ class Pointwise:
         Maps ``[N, d]`` to ``[N, 1]``.
     rows
         ``rows(x, u) -> [N] or [N, c]``, where u is the field: ``u(x)``, ``partials(u, x, orders)`` and
-        ``apply(symbol, u, x)`` are its values and derivatives.
+        ``apply(symbol, u, x)`` are its values and derivatives. ``rows(x, u, known)`` if something is known.
+    known
+        Numbers ``[N, …]`` that belong to the points, such as right-hand sides, which then are not computed again.
 
     >>> model = nn.Linear(1, 1)
     >>> rows = Pointwise(model, lambda x, u: apply(Symbol.derivative(1), u, x))
@@ -73,11 +75,19 @@ class Pointwise:
     tensor([3., 3.])
     """
 
-    def __init__(self, model: nn.Module, rows: Callable[[Tensor, Field], Tensor]) -> None:
-        self.model, self.rows = model, rows
+    def __init__(self, model: nn.Module, rows: Callable[..., Tensor], known: Tensor | None = None) -> None:
+        self.model, self.rows, self.known = model, rows, known
 
     def __call__(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        return self.rows(x, at(self.model, params))
+        return self.of(at(self.model, params), x)
+
+    def of(self, u: Field, x: Tensor) -> Tensor:
+        """Return the rows of a field at all points."""
+        return self.rows(x, u) if self.known is None else self.rows(x, u, self.known)
+
+    def on(self, part: slice) -> Pointwise:
+        """Return the same for some of the points."""
+        return self if self.known is None else Pointwise(self.model, self.rows, self.known[part])
 
 
 def partials(u: Field, x: Tensor, orders: Iterable[MultiIndex]) -> Known:

@@ -52,8 +52,10 @@ class Condition:
 
     def right_side(self, u: Field, exact: Field | None, x: Tensor) -> Tensor:
         """Return what B u should be at points, ``[N, number of operators]``."""
-        if self.shift is not None:
-            return self.left_side(u, x + x.new_tensor(self.shift))
+        return self.prescribed(exact, x) if self.shift is None else self.left_side(u, x + x.new_tensor(self.shift))
+
+    def prescribed(self, exact: Field | None, x: Tensor) -> Tensor:
+        """Return the given values at points: the target's, or those of the exact solution."""
         if self.target is not None:
             return self.target(x)
         if exact is None:

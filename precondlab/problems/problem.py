@@ -30,7 +30,7 @@ __all__ = ["Problem"]
 Equation = Callable[[Tensor, Field], Tensor]
 
 _KINKED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish)
-_EVALUATED_AT_ONCE = 4096  # points per evaluation of the error
+_EVALUATED_AT_ONCE = 4096  # points per evaluation of functions that are given, and of errors
 
 
 @dataclass(frozen=True)
@@ -149,21 +149,28 @@ class Problem:
             raise ValueError(f"{self.name}: {type(model).__name__} has no parameters to be trained")
         self._check_model(model, like)
         _warn_of_kinks(model, 1 if self.symbol is None else self.symbol.order)
-        functions = {"interior": Pointwise(model, self._interior_rows)}
         inner, volumes = box_points(self.domain, interior, rule=rule, seed=seed)
-        sampled = {"interior": (clustered(inner, self.domain, clusters or {}), volumes)}
+        inner = clustered(inner, self.domain, clusters or {}).to(like)
+        functions = {"interior": Pointwise(model, self._interior_rows, _at_points(self._source, inner))}
+        sampled = {"interior": (inner, volumes)}
         for index, condition in enumerate(self.conditions):
             count = initial if condition.name == "initial" and initial is not None else boundary
             points, quadrature = face_points(
                 self.domain, condition.where, count, rule=rule, seed=seed + 1000 * (index + 1)
             )
-            if condition.shift is None or not satisfies(model, condition, points.to(like)):
-                functions[condition.name] = Pointwise(model, partial(self._condition_rows, condition))
-                sampled[condition.name] = points, quadrature
+            points = points.to(like)
+            if condition.shift is None:
+                known = _at_points(partial(condition.prescribed, self.exact), points)
+            elif satisfies(model, condition, points):
+                continue
+            else:
+                known = None
+            functions[condition.name] = Pointwise(model, partial(self._condition_rows, condition), known)
+            sampled[condition.name] = points, quadrature
         return Map(
             functions,
             dict(model.named_parameters()),
-            points={name: points.to(like) for name, (points, _) in sampled.items()},
+            points={name: points for name, (points, _) in sampled.items()},
             quadrature={name: quadrature.to(like) for name, (_, quadrature) in sampled.items()},
             weights=self._weights(dict(weights or {}), list(sampled)),
         )
@@ -194,21 +201,21 @@ class Problem:
             raise ValueError(f"{self.name}: the exact solution is zero, so there is no relative error")
         return (difference / total) ** 0.5
 
-    def _interior_rows(self, x: Tensor, u: Field) -> Tensor:
-        if not isinstance(self.equation, Symbol):
-            value = self.equation(x, u)
-            source = torch.zeros_like(x[:, 0]) if self.source is None else self.source(x).squeeze(1)
-        else:
-            value = apply(self.equation, u, x)
-            source = self._manufactured(x) if self.source is None else self.source(x).squeeze(1)
+    def _interior_rows(self, x: Tensor, u: Field, source: Tensor) -> Tensor:
+        value = apply(self.equation, u, x) if isinstance(self.equation, Symbol) else self.equation(x, u)
         return _difference(self.name, "interior", value, source)
 
-    def _condition_rows(self, condition: Condition, x: Tensor, u: Field) -> Tensor:
-        left, right = condition.left_side(u, x), condition.right_side(u, self.exact, x)
-        return _difference(self.name, condition.name, left, right)
+    def _condition_rows(self, condition: Condition, x: Tensor, u: Field, known: Tensor | None = None) -> Tensor:
+        right = condition.right_side(u, self.exact, x) if known is None else known
+        return _difference(self.name, condition.name, condition.left_side(u, x), right)
 
-    def _manufactured(self, x: Tensor) -> Tensor:
-        return apply(self.equation, self.exact, x)  # type: ignore[arg-type]  # __post_init__ saw to both
+    def _source(self, x: Tensor) -> Tensor:
+        """Return f ``[N]`` at points; that of the exact solution if the equation is linear and none is given."""
+        if self.source is not None:
+            return self.source(x).squeeze(1)
+        if isinstance(self.equation, Symbol):
+            return apply(self.equation, self.exact, x)  # type: ignore[arg-type]  # __post_init__ saw to both
+        return torch.zeros_like(x[:, 0])
 
     def _check_model(self, model: nn.Module, like: Tensor) -> None:
         x = torch.tensor([[(a + b) / 2 for a, b in self.domain]]).to(like)
@@ -247,6 +254,11 @@ def _warn_of_kinks(model: nn.Module, order: int) -> None:
             UserWarning,
             stacklevel=3,
         )
+
+
+def _at_points(function: Field, x: Tensor) -> Tensor:
+    """Evaluate a given function, some points at a time."""
+    return torch.cat([function(part).detach() for part in x.split(_EVALUATED_AT_ONCE)])
 
 
 def _difference(problem: str, block: str, left: Tensor, right: Tensor) -> Tensor:

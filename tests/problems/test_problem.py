@@ -35,7 +35,8 @@ def test_the_exact_solution_has_no_residual_and_no_error(name):
     model = Solution(problem)
     assert problem.error(model) == 0
     r = problem.residual(model, interior=200, boundary=40)
-    assert r.value.abs().max() < 1e-9
+    numerical = name == "phase_separation"
+    assert r.value.abs().max() < (1e-6 if numerical else 1e-9)
     with torch.no_grad():
         model.factor.mul_(1.5)
     assert problem.error(model) == pytest.approx(0.5)
@@ -58,7 +59,8 @@ def test_one_call_fits_every_problem(name):
 def test_the_symbol_has_the_dimension_of_the_domain(name):
     problem = getattr(problems, name)()
     assert problem.symbol.dim == problem.dim == len(problem.domain)
-    assert problem.linear == (name not in ("allen_cahn", "burgers", "fisher", "logistic", "variable_diffusion"))
+    nonlinear = ("allen_cahn", "burgers", "fisher", "logistic", "phase_separation", "variable_diffusion")
+    assert problem.linear == (name not in nonlinear)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])

@@ -231,17 +231,18 @@ def _groups(
     sample = x[:2]
     recorder = _Recorder(at(rows.model, params), sample)
     with torch.enable_grad():
-        rows.rows(sample, recorder)
+        rows.on(slice(2)).of(recorder, sample)
     algebra, shifts = JetAlgebra([dict(key) for key in recorder.keys]), recorder.shifts
     channels = dict(zip(recorder.keys, algebra.index, strict=True))
     width = max((value.shape[0] for value in params.values() if value.dim() == 2), default=1)
     size = max(16, _CACHE // (algebra.size * width * len(shifts)))
-    for part, scale in zip(x.split(size), (None,) * len(x) if root is None else root.split(size), strict=False):
-        build = partial(_at_shifts, network, params, algebra, part, shifts)
+    for start in range(0, len(x), size):
+        some = slice(start, start + size)
+        build = partial(_at_shifts, network, params, algebra, x[some], shifts)
         linearized = build()
-        value, slopes = _local(rows, part, linearized.value, channels, shifts)
-        if scale is not None:
-            value, slopes = value * scale[:, None], slopes * scale[:, None]
+        value, slopes = _local(rows.on(some), x[some], linearized.value, channels, shifts)
+        if root is not None:
+            value, slopes = value * root[some, None], slopes * root[some, None]
         yield _Group(build, linearized, value.reshape(-1), slopes)
 
 
@@ -258,7 +259,7 @@ def _local(
     jets = jets.reshape(len(jets), len(shifts), len(x))
     with torch.enable_grad():
         leaf = jets.detach().requires_grad_()
-        value = rows.rows(x, _Given(x, leaf, channels, shifts))
+        value = rows.of(_Given(x, leaf, channels, shifts), x)
         columns = value.reshape(len(x), -1)
         slopes = [
             torch.autograd.grad(columns[:, a].sum(), leaf, retain_graph=True, allow_unused=True)[0]
