@@ -210,7 +210,7 @@ CASES = (
         sampling={"interior": 900, "boundary": 240, "weights": {"interior": 1e-2}},
         ours=whole,
         targets=((1e-6, 60),),
-        seconds=30,
+        seconds=60,
     ),
     Case(
         "convection",
