@@ -206,8 +206,8 @@ def compared(rows: Sequence[Row]) -> list[Row]:
     """Return the rows with ``speedup``, by optimizer: without a preconditioner over with it.
 
     ``predicted`` and ``steps`` are ratios of steps, for Levenberg–Marquardt of products in its systems, of which
-    a step of the inner solver may take several; ``products`` and ``seconds`` include the set-up. None if
-    either run did not end, or nothing is predicted.
+    a step of the inner solver may take several, and ``first`` is that of the system where M was made alone;
+    ``products`` and ``seconds`` include the set-up. None if either run did not end, or nothing is predicted.
     """
     plain = {row["case"]: row for row in rows if row["method"] == "none"}
     found = []
@@ -223,6 +223,8 @@ def _speedup(before: Row, after: Row, name: str) -> dict[str, float | None]:
     per_step = after["step_matvecs"] if name == "lm" else 1
     costs = {"predicted": per_step, "steps": per_step, "products": 1}
     ratios = {key: _ratio(before[name].get(key), after[name].get(key), cost) for key, cost in costs.items()}
+    if name == "lm":
+        ratios["first"] = _ratio(before[name]["each"][0], after[name]["each"][0], per_step)
     ended = before[name]["steps"] is not None and after[name]["steps"] is not None
     return ratios | {"seconds": before[name]["seconds"] / after[name]["seconds"] if ended else None}
 

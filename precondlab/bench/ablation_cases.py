@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -101,14 +101,7 @@ def _series(problem: Problem, frequencies: int | tuple[int, ...]) -> FourierSeri
     return model
 
 
-def _poisson(dim: int) -> Problem:
-    """Return Poisson's equation with its source as a formula, which needs no derivative in every step."""
-    problem = problems.poisson(dim)
-    return replace(problem, source=lambda x: dim * problem.exact(x))  # type: ignore[misc]
-
-
-_LINE, _SQUARE = _poisson(1), _poisson(2)
-_STREAM = replace(problems.advection(2 * math.pi), source=lambda x: torch.zeros_like(x[:, :1]))
+_LINE, _SQUARE, _STREAM = problems.poisson(1), problems.poisson(2), problems.advection(2 * math.pi)
 
 
 def _mlp() -> nn.Module:

@@ -19,10 +19,13 @@ Row = dict[str, Any]
 
 _TITLES = {
     "descent": "Gradient descent",
-    "lm": "Levenberg–Marquardt, inner CG",
+    "lm": "Levenberg–Marquardt, CG inside: all systems; open, the first",
     "adam": "Adam: no theory, against that of descent",
 }
-_MARKERS = "os^vD<>pPXh*d8HsvD^ov"
+_MARKERS = (
+    *"os^vD<>pPXh*dH",
+    *((n, 1, angle) for n, angle in ((3, 0), (3, 180), (4, 0), (4, 45), (6, 0), (8, 0), (9, 0))),
+)
 _LONGEST = 4.0  # log₁₀ of steps that is darkest
 
 
@@ -41,7 +44,7 @@ def draw(document: Row, out: Path) -> Path:
             axes.set_title(title, fontsize="medium")
         for (name, title), axes in zip(_TITLES.items(), grid[1], strict=True):
             _heat(axes, document, cases, methods, name)
-            axes.set_title(f"{title.partition(':')[0].partition(',')[0]}: {_UNITS[name]}", fontsize="medium")
+            axes.set_title(f"{title.split(',')[0].split(':')[0]}: {_UNITS[name]}", fontsize="medium")
         marks = [
             plt.Line2D([], [], color="0.3", marker=_MARKERS[i], linestyle="", label=method)
             for i, method in enumerate(methods)
@@ -70,9 +73,12 @@ def _scatter(axes: Any, rows: Sequence[Row], cases: Sequence[str], methods: Sequ
         x, y = _pair(row, name)
         if row["method"] == "none" or x is None or y is None:
             continue
-        points += [x, y]
+        first = row["speedup"][name].get("first")
+        points += [x, y, y if first is None else first]
         place = {"color": f"C{cases.index(row['case'])}", "marker": _MARKERS[methods.index(row["method"])]}
         axes.loglog(x, y, markersize=7, alpha=0.8, linestyle="", **place)
+        if first is not None:
+            axes.loglog(x, first, markersize=7, markerfacecolor="none", linestyle="", **place)
     low, high = 0.6 * min(points, default=1.0), 1.7 * max(points, default=1.0)
     axes.plot([low, high], [low, high], color="0.5", linewidth=1, zorder=0)
     axes.axhline(1, color="0.8", linewidth=1, zorder=0)
@@ -93,9 +99,10 @@ def _heat(axes: Any, document: Row, cases: Sequence[str], methods: Sequence[str]
         place = methods.index(row["method"]), cases.index(row["case"])
         steps = row[name]["steps"]
         if steps is None:
-            reached = row[name].get("reached")
-            texts[place] = "diverged" if reached is None else f"> {document['cases'][place[1]]['limit']}"
-            values[place] = np.nan if reached is None else 10**_LONGEST
+            diverged = name != "lm" and row[name]["reached"] is None
+            limit = 20 * row["parameters"] if name == "lm" else document["cases"][place[1]]["limit"]
+            texts[place] = "diverged" if diverged else f"> {limit}"
+            values[place] = np.nan if diverged else 10**_LONGEST
         else:
             values[place] = steps * (row["step_matvecs"] if name == "lm" else 1)
             texts[place] = f"{values[place]:.0f}"
