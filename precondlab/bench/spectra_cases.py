@@ -193,7 +193,7 @@ def memory(size: int, *, budget: int, count: int = 4, steps: int = 60, decay: fl
         tiny=tiny,
         entries=(
             _own("SyntheticTop", small, solver={"memory_budget": budget}),
-            _own("SyntheticTop", whole, solver={"ncv": 2 * steps}),
+            _own("SyntheticTop", whole, solver={"ncv": 2 * steps, "memory_budget": 20 * budget}),
         ),
         accuracy=1e-8,
         truth=tuple(float(i) ** -decay for i in range(count, 0, -1)),

@@ -27,7 +27,7 @@ def test_smallest_eigenvalues_of_an_ill_conditioned_operator(seed, k, spread):
     found = lobpcg(A, X, M=M, largest=False, tol=1e-10).check()
     exact = np.linalg.eigvalsh(A.matrix.numpy())[:k]
     np.testing.assert_allclose(found.values, exact, atol=2000 * 2.2e-16 * 1e8)
-    assert found.num_matvecs <= 80 * k  # without M it takes thousands
+    assert found.num_matvecs <= 150 * k  # the gap is 27 %, κ(MA) up to e²; without M it takes thousands
 
 
 def test_products_do_not_depend_on_kappa():
