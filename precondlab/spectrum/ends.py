@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -88,7 +88,8 @@ def dense_ends(target: Operator, M: Operator | None = None) -> Ends:
     found = values.double().cpu().numpy()
     found = np.append(found, np.zeros(target.shape[1] - len(found)))  # fewer rows than columns: exact zeros
     round_off = max(max(target.shape) * target.domain.eps * abs(found[0]), 10 * defect)
-    return Ends(found, (float(found[-1]), float(found[0])), (round_off, round_off), True, products, "dense")
+    ends = Ends(found, (float(found[-1]), float(found[0])), (round_off, round_off), True, products, "dense")
+    return ends if M is None else _below_zero(ends, target.domain.eps)
 
 
 def krylov_ends(
@@ -114,7 +115,16 @@ def krylov_ends(
             judged = True
         if seen.exhausted or until(seen):
             break
-    return _ends(target, seen, component)  # pyright: ignore[reportPossiblyUnbound]
+    ends = _ends(target, seen, component)  # pyright: ignore[reportPossiblyUnbound]
+    return ends if M is None else _below_zero(ends, target.domain.eps)
+
+
+def _below_zero(ends: Ends, eps: float) -> Ends:
+    """Let a value slightly below zero tell how many digits products with M and A lost, where their scales differ."""
+    below = -float(ends.values[-1])
+    if below >= eps**0.5 * ends.values[0]:
+        return ends
+    return replace(ends, round_off=(max(ends.round_off[0], below), ends.round_off[1]))
 
 
 def _ends(target: Operator, seen: Seen, component: float | None) -> Ends:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 import precondlab as pl
 from precondlab.errors import Breakdown, NotPositive, NotSymmetric
 from precondlab.operator import Operator
-from precondlab.operators import Dense, Diagonal, Gram, Kernel, VStack
+from precondlab.operators import Dense, Diagonal, Gram, Identity, Kernel, VStack
+from precondlab.preconditioners import jacobi, multiplicative, nystrom
 from precondlab.spectrum import ConditionStatus
 from precondlab.testing.gallery.factors import Reflections
 
@@ -126,6 +128,18 @@ def test_the_top_of_a_misordered_approximate_inverse_is_not_taken_for_that_of_A(
         result = pl.condition(A, approximate_inverse=Diagonal(1 / near), generator=generator, confidence=1 - 1e-6)
         assert result.lower <= 100 * (1 + 1e-9) and result.upper >= 100 * (1 - 1e-9)
         assert result.estimate == pytest.approx(100, rel=1e-6)
+
+
+def test_round_off_of_a_strong_preconditioner_without_a_factor_is_not_taken_for_an_indefinite_operator():
+    """A is singular and M as large as 1/μ on its kernel: Ritz values of M A are negative in the tenth digit."""
+    model = pl.models.mlp((1, 10, 10, 1), seed=0)
+    J = pl.Jacobian(pl.problems.poisson(1).residual(model, interior=40))
+    A, mu = pl.Gram(J), 1e-6 * pl.condition(pl.Gram(J)).largest
+    damped = pl.Gram(VStack(J, mu**0.5 * Identity(J.domain)))
+    parts = (make(A, damping=mu) for make in (jacobi, partial(nystrom, rank=20)))
+    M = multiplicative(damped, *((1 / pl.condition(damped, preconditioner=P).largest) * P for P in parts))
+    result = pl.condition(A, preconditioner=M)
+    assert result.status is ConditionStatus.SINGULAR and result.largest == pytest.approx(1, rel=1e-6)
 
 
 class Disturbed(Operator):
