@@ -87,7 +87,7 @@ def dense_ends(target: Operator, M: Operator | None = None) -> Ends:
         values = torch.linalg.svdvals(matrix)
     found = values.double().cpu().numpy()
     found = np.append(found, np.zeros(target.shape[1] - len(found)))  # fewer rows than columns: exact zeros
-    round_off = max(max(target.shape) * target.domain.eps * abs(found[0]), 10 * defect)
+    round_off = float(max(max(target.shape) * target.domain.eps * abs(found[0]), 10 * defect))
     ends = Ends(found, (float(found[-1]), float(found[0])), (round_off, round_off), True, products, "dense")
     return ends if M is None else _below_zero(ends, target.domain.eps)
 

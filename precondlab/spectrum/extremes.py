@@ -248,7 +248,7 @@ def svds(
             K.restart(left[:, kept], right[:, kept])
     U, V = K.vectors(left[:, wanted], right[:, wanted])
     K.left.append_random(len(null))
-    U[:, np.isin(wanted, null)] = K.left.vectors[:, K.left.size - len(null) :]
+    U[:, torch.as_tensor(np.isin(wanted, null))] = K.left.vectors[:, K.left.size - len(null) :]
     status = ExtremesStatus.OK if done else ExtremesStatus.NOT_CONVERGED
     return SingularTriplets(
         V if wide else U, values[wanted], U if wide else V, residuals[wanted], status, K.num_matvecs
