@@ -113,3 +113,13 @@ def test_dots_are_the_diagonal_of_inner(dtype):
     space = Space(7, dtype=dtype)
     U, V = space.random(3), space.random(3, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(space.dots(U, V), space.inner(U, V).diagonal())
+
+
+def test_inner_products_in_single_precision_are_exact_to_it_for_millions_of_entries():
+    """One running sum over them is off by a percent."""
+    space = Space(3_000_000, dtype=torch.float32)
+    U = space.random(2)
+    exact = U.double().T @ U.double()
+    torch.testing.assert_close(space.inner(U, U).double().diagonal(), exact.diagonal(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(space.inner(U[:, :1], U[:, :1]).double(), exact[:1, :1], rtol=1e-6, atol=0)
+    torch.testing.assert_close(space.dots(U, U).double(), exact.diagonal(), rtol=1e-6, atol=0)

@@ -1,5 +1,6 @@
 """The benchmark of training: its clock, what it keeps, what it concludes, and that every way trains."""
 
+import itertools
 import json
 import math
 
@@ -117,10 +118,12 @@ def test_every_case_can_be_built(case):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_our_recipe_trains(case):
-    trial = Trial(case.problem(), seed=0, seconds=10.0)
+    """On a clock that ticks by the look, about ten steps."""
+    trial = Trial(case.problem(), seed=0, seconds=100.0, clock=itertools.count(step=3.0).__next__)
     assert isinstance(case.ours(case, trial), str)
     trial.finish()
-    assert trial.curve["error"][-1] < 0.99 * trial.curve["error"][0]
+    losses = [loss for loss in trial.curve["loss"] if loss is not None]
+    assert min(losses) < 0.5 * losses[0]
 
 
 def test_descent_ends_where_nothing_moves():
