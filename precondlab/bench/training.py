@@ -100,9 +100,8 @@ def run(
                     _write(path, document)
                 rest = (time.perf_counter() - begin) * (left - done) / done / 60
                 report(f"{count}/{len(todo)} {_line(row)}; about {rest:.0f} minutes left")
-        except BaseException:
+        finally:  # interrupted: start none of those that wait
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
     _complete(document)
     return document
 
