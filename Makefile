@@ -49,7 +49,7 @@ check: lint types test ## everything a change must pass
 coverage: $(READY) ## run the tests and list the lines they do not reach
 	$(PYTEST) --cov --cov-report=term tests precondlab $(ARGS)
 
-scipy-suites: $(READY) ## run SciPy's own tests, whole, with our operators in place of SciPy's; two minutes
+scipy-suites: $(READY) ## run SciPy's own tests, whole, with our operators and solvers in place of SciPy's; minutes
 	SCIPY_SUITES=whole $(PYTEST) tests/contract/test_scipy_suites.py tests/krylov/test_scipy_solver_suite.py $(ARGS)
 
 notebooks: $(READY) ## bring each notebook's .py and .ipynb together, then run them
