@@ -14,6 +14,7 @@ from precondlab.differentiation.dual import Dual
 from precondlab.differentiation.functional import Functional
 from precondlab.differentiation.graph import Graph
 from precondlab.differentiation.jets.route import Jets
+from precondlab.differentiation.memory import keep_freed
 from precondlab.differentiation.route import Route
 from precondlab.errors import NotDeterministic, WrongDerivative
 from precondlab.space import Space
@@ -39,6 +40,7 @@ def linearize(
     function: Function, params: Mapping[str, Tensor], space: Space, route: str, *, memory_budget: int = 2**30
 ) -> Route:
     """Return the route of the given name for a function at a point; the budget is for routes that are bounded."""
+    keep_freed()
     make = ROUTES[route]
     return make(function, params, space, memory_budget) if make.bounded else make(function, params, space)
 

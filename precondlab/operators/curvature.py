@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from precondlab.differentiation.context import differentiable
 from precondlab.differentiation.graph import Graph
 from precondlab.differentiation.jets import NetworkOutputs, Unsupported
-from precondlab.differentiation.memory import reachable_bytes
+from precondlab.differentiation.memory import keep_freed, reachable_bytes
 from precondlab.operator import Operator
 from precondlab.operators.data import Batch, Kept, LossFn, Reduction, describe, read, require_number, select
 from precondlab.space import Space
@@ -99,6 +99,7 @@ class GGN(Operator):
 
         loss.reduction = getattr(loss_fn, "reduction", "mean")
         batches = read(data, model, loss, who="GGN", reduction=reduction, microbatch=microbatch)
+        keep_freed()
         linearize = _Outputs if route == "graph" else _outputs
         makers = [partial(_part, linearize, model, chosen, space, loss, batch) for batch in batches]
         self._parts = Kept(makers, lambda part: part.outputs.kept_bytes + part.hessian.kept_bytes, memory_budget)
