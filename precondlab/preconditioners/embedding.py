@@ -75,8 +75,12 @@ class Trigonometric(Operator):
         self.scale = (space.size / size) ** 0.5
 
     def _apply(self, V: Tensor) -> Tensor:
-        spectrum = torch.fft.fft(self.signs * V, dim=0, norm="ortho")
-        return self.scale * (spectrum if V.is_complex() else spectrum.real - spectrum.imag)[self.rows]
+        if V.is_complex():
+            return self.scale * torch.fft.fft(self.signs * V, dim=0, norm="ortho")[self.rows]
+        m = self.domain.size
+        mirrored = self.rows > m // 2  # the spectrum of reals at m − j is conjugate to that at j
+        spectrum = torch.fft.rfft(self.signs * V, dim=0, norm="ortho")[self.rows.where(~mirrored, m - self.rows)]
+        return self.scale * (spectrum.real + spectrum.imag.where(mirrored[:, None], -spectrum.imag))
 
     def _apply_adjoint(self, U: Tensor) -> Tensor:
         padded = self.domain.zeros(U.shape[1])

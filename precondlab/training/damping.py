@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from precondlab.differentiation import linearize
-from precondlab.differentiation.choose import choose
 from precondlab.errors import Breakdown
 from precondlab.map import Map
 from precondlab.operator import Operator
-from precondlab.operators import Dense, Jacobian
+from precondlab.operators import Dense, Identity, Jacobian
+from precondlab.preconditioners.embedding import Trigonometric
 from precondlab.space import Space
+from precondlab.training.rows import compressed, finite, weighted_rows
 
-__all__ = ["Linearization", "Solver", "krylov", "linearization", "reduced_rows", "routes", "row_norms", "singular"]
+__all__ = [
+    "Linearization",
+    "Solver",
+    "krylov",
+    "linearization",
+    "singular",
+    "sketched",
+]
 
-Solver = Literal["dense", "krylov"]
+Solver = Literal["dense", "krylov", "sketch"]
 
 _LARGEST_SVD = 4096  # rows or columns, whichever are fewer; beyond it a decomposition takes minutes
 
@@ -35,8 +42,8 @@ class Linearization:
     jacobian
         J ``[m n]``.
     values
-        Singular values σ ``[k]``, descending, without those at round-off; those of J on a Krylov space if
-        the solver is ``"krylov"``.
+        Singular values σ ``[k]``, descending, without those at round-off; those of J on a Krylov space, or on a
+        random one, if that is the solver.
     components
         ``c = Uᵀr`` ``[k]``.
     basis
@@ -98,8 +105,10 @@ def linearization(
     solver: Solver | None = None,
     memory_budget: int = 2**30,
     maxiter: int = 200,
+    size: int = 1000,
+    generator: torch.Generator | None = None,
 ) -> Linearization:
-    """Linearize a residual at its parameters and decompose the Jacobian, densely or on a Krylov space.
+    """Linearize a residual at its parameters and decompose the Jacobian: densely, on a Krylov space, or sketched.
 
     The dense way passes over the rows in pieces that fit the budget and reduces them by QR, so it needs
     ``min(m, n)·n`` numbers however many rows there are. It is taken if that fits and ``min(m, n) ≤ 4096``.
@@ -109,11 +118,13 @@ def linearization(
     known
         What :func:`routes` returns, so that the dense way need not find it again.
     solver
-        ``"dense"``, ``"krylov"``, or None for the rule above.
+        ``"dense"``, ``"krylov"``, ``"sketch"``, or None for the rule above, the second where it is broken.
     memory_budget
         Bytes.
     maxiter
         Steps of :func:`krylov`.
+    size, generator
+        Of :func:`sketched`.
 
     Raises
     ------
@@ -132,64 +143,21 @@ def linearization(
         fits = 4 * min(m, n) * n * itemsize <= memory_budget
         solver = "dense" if fits and min(m, n) <= _LARGEST_SVD else "krylov"
     if solver == "krylov":
-        value = _finite(residual.value, residual).detach()
+        value = finite(residual.value, residual).detach()
         return krylov(Jacobian(residual, memory_budget=memory_budget), value, maxiter=maxiter)
-    rows = _rows(residual, known, memory_budget)
+    if solver == "sketch":
+        return sketched(residual, size=size, known=known, memory_budget=memory_budget, generator=generator)
+    rows = weighted_rows(residual, known, memory_budget)
     if 4 * m * n * itemsize <= memory_budget:
-        matrix = _finite(torch.cat(list(rows)), residual)
+        matrix = finite(torch.cat(list(rows)), residual)
         J = Dense(matrix[:, :n])
-        return singular(J, matrix[:, n], reduced=_reduced(None, matrix))
+        return singular(J, matrix[:, n], reduced=compressed(None, matrix))
     values, reduced = [], None
     for piece in rows:
         values.append(piece[:, n])
-        reduced = _reduced(reduced, _finite(piece, residual))
+        reduced = compressed(reduced, finite(piece, residual))
     J = Jacobian(residual, memory_budget=memory_budget)
     return singular(J, torch.cat(values), reduced=reduced)
-
-
-def routes(residual: Map) -> dict[str, str]:
-    """Return the fastest right way to differentiate each block; one for all if the map is one function.
-
-    Raises
-    ------
-    Breakdown
-        If the residual is not finite.
-
-    Cost: that of :func:`~precondlab.differentiation.choose.choose` for every block.
-    """
-    at = {name: value.detach() for name, value in residual.params.items()}
-    _finite(residual.value, residual)
-    if residual.points is None:
-        return dict.fromkeys(residual.codomain.shapes, choose(residual.raw(None), at, residual.domain))
-    return {name: choose(residual.sample(name)[0], at, residual.domain) for name in residual.points}
-
-
-def reduced_rows(residual: Map, *, known: Mapping[str, str] | None = None, memory_budget: int = 2**30) -> Tensor:
-    """Return ``Qᵀ[J r]`` with at most n + 1 rows, Q orthogonal: all that least squares need.
-
-    Raises
-    ------
-    Breakdown
-        If the residual or its Jacobian is not finite.
-
-    Cost: one pass over the rows and ``2mn²`` operations; memory n² numbers and the budget for rows at a time.
-    """
-    reduced = None
-    for piece in _rows(residual, known, memory_budget):
-        reduced = _reduced(reduced, _finite(piece, residual))
-    assert reduced is not None  # a map has rows
-    return reduced
-
-
-def row_norms(residual: Map, *, known: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-    """Return the norms of some rows of J in every block, about 50 points each."""
-    at = {name: value.detach() for name, value in residual.params.items()}
-    scale, found = residual.scale(), {}
-    for name, route in (routes(residual) if known is None else known).items():
-        sample = residual.sample(None if residual.points is None else name)[0]
-        rows = linearize(sample, at, residual.domain, route).dense()
-        found[name] = rows.norm(dim=1) * scale[residual.codomain.slices[name]][: len(rows)]
-    return found
 
 
 def singular(J: Operator, r: Tensor, *, reduced: Tensor | None = None) -> Linearization:
@@ -262,6 +230,63 @@ def krylov(J: Operator, r: Tensor, *, maxiter: int = 200) -> Linearization:
     return Linearization(r, J, small.values.to(V), small.components.to(V), basis, "krylov")
 
 
+def sketched(
+    residual: Map,
+    *,
+    size: int = 1000,
+    known: Mapping[str, str] | None = None,
+    memory_budget: int = 2**30,
+    generator: torch.Generator | None = None,
+) -> Linearization:
+    """Decompose ``J Q``: J on a random subspace of the parameters, drawn by a fast transform.
+
+    Q ``[n size]`` has orthonormal columns, those of a randomized Hartley transform: steps are ``δ = Qz`` with z the
+    minimizer of ``½‖r + JQz‖² + ½μ‖z‖²``. Without Q, the dense way, if n ≤ size. Rows are reduced by QR
+    as they come, exactly: mixing them at random as well would cost less where ``m ≫ size``, but its error
+    bounds what a step can gain.
+
+    Parameters
+    ----------
+    size
+        Columns of Q; the rank of J is enough.
+    known, memory_budget
+        As for :func:`linearization`.
+    generator
+        For Q.
+
+    Raises
+    ------
+    ValueError
+        If the size is not positive.
+    Breakdown
+        If the residual or its Jacobian is not finite.
+
+    Cost: one pass over the rows, ``O(n log n) + 2 size²`` operations for each, and about ``20 size³``; memory
+    ``n · size`` numbers and the budget for rows at a time.
+    Reference: Cartis, Fowkes & Shao (2022), arXiv:2211.09873; with mixed rows Webb, Jerad & Cartis (2026),
+    arXiv:2607.02194.
+
+    >>> a = torch.tensor([1.0, 2.0])
+    >>> sketched(Map(lambda p: p["a"] * torch.tensor([3.0, 1.0]), {"a": a}), size=2).values
+    tensor([3., 1.])
+    """
+    if size < 1:
+        raise ValueError(f"sketched: expected size ≥ 1, got {size}")
+    n = residual.domain.size
+    H = Trigonometric(residual.domain, size, generator=generator) if size < n else Identity(residual.domain)
+    factor = min(1.0, size / n) ** 0.5  # so that the rows of factor · H are orthonormal
+    values, reduced = [], None
+    for piece in weighted_rows(residual, known, memory_budget):
+        values.append(finite(piece, residual)[:, n])
+        narrow = torch.cat([factor * H.forward(piece[:, :n].T).T, piece[:, n:]], dim=1)
+        reduced = compressed(reduced, narrow)
+    assert reduced is not None  # a map has rows
+    small = singular(Dense(reduced), reduced[:, -1], reduced=reduced)
+    basis = factor * H.backward(small.basis)
+    J = Jacobian(residual, memory_budget=memory_budget)
+    return Linearization(torch.cat(values), J, small.values, small.components, basis, "sketch")
+
+
 def _orthogonal(space: Space, w: Tensor, basis: Tensor) -> Tensor:
     for _ in range(2):
         w = w - (basis @ space.inner(basis, w[:, None]))[:, 0]
@@ -275,41 +300,3 @@ def _norm(space: Space, w: Tensor) -> float:
 def _require_finite(norm: float, J: Operator, step: int) -> None:
     if not norm < float("inf"):
         raise Breakdown(f"krylov: product {step + 1} with {J!r} is not finite; check the residual at this point")
-
-
-def _finite(values: Tensor, residual: Map) -> Tensor:
-    if not values.isfinite().all():
-        raise Breakdown(
-            f"{residual!r} or its Jacobian is not finite at these parameters; check the points, or start elsewhere"
-        )
-    return values
-
-
-def _reduced(above: Tensor | None, rows: Tensor) -> Tensor:
-    """Return rows of which no more are kept than there are columns, by an orthogonal transformation."""
-    rows = rows if above is None else torch.cat([above, rows])
-    return torch.linalg.qr(rows, mode="r").R if len(rows) > rows.shape[1] else rows
-
-
-def _rows(residual: Map, known: Mapping[str, str] | None, memory_budget: int) -> Iterator[Tensor]:
-    """Yield ``[J r]``, a few rows at a time if they can be differentiated on their own."""
-    at = {name: value.detach() for name, value in residual.params.items()}
-    known = routes(residual) if known is None else known
-    scale = residual.scale()
-    for place, points in _pieces(residual, memory_budget // 8):
-        route = known[next(iter(points or known))]
-        part = linearize(residual.raw(points), at, residual.domain, route)
-        yield torch.cat([part.dense(), part.value[:, None]], dim=1) * scale[place, None]
-
-
-def _pieces(residual: Map, size: int) -> Iterator[tuple[slice, dict[str, slice] | None]]:
-    """Yield places in the residual and the points they belong to, so that the rows of J take about ``size`` bytes."""
-    if residual.points is None:
-        yield slice(0, residual.codomain.size), None
-        return
-    for name, x in residual.points.items():
-        width, first = residual.rows_per_point(name), residual.codomain.slices[name].start
-        step = max(1, size // (residual.domain.size * residual.domain.dtype.itemsize * width))
-        for start in range(0, len(x), step):
-            stop = min(start + step, len(x))
-            yield slice(first + start * width, first + stop * width), {name: slice(start, stop)}

@@ -14,7 +14,7 @@ from precondlab.errors import Status
 from precondlab.map import Map
 from precondlab.models.random_features import RandomFeatures, random_features
 from precondlab.problems import Problem
-from precondlab.training.damping import reduced_rows, routes, row_norms
+from precondlab.training.rows import reduced_rows, routes, row_norms
 
 __all__ = ["FeatureFit", "LinearFit", "LinearStatus", "equilibrated", "fit_features", "solve_linear"]
 
@@ -87,7 +87,7 @@ def solve_linear(
     memory_budget
         Bytes for rows of J at a time.
     known
-        What :func:`~precondlab.training.damping.routes` returns for such a residual, not to find it again.
+        What :func:`~precondlab.training.rows.routes` returns for such a residual, not to find it again.
 
     Raises
     ------

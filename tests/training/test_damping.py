@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import precondlab as pl
 from precondlab.errors import Breakdown
 from precondlab.operators import Dense
-from precondlab.training.damping import krylov, linearization, singular
+from precondlab.training.damping import krylov, linearization, singular, sketched
 
 
 def draw(m, n, seed):
@@ -88,3 +88,38 @@ def test_a_residual_that_is_not_finite_at_the_parameters_is_named(solver):
     a[0] = -1
     with pytest.raises(Breakdown, match=r"Map\[3 parameters.* is not finite at these parameters"):
         linearization(r, solver=solver)
+
+
+@pytest.mark.parametrize("size", [49, 1000])
+def test_a_sketch_of_everything_is_the_dense_solver(size):
+    r = network(width=12)
+    whole, dense = sketched(r, size=size), linearization(r, solver="dense")
+    assert r.domain.size == 49 and r.codomain.size <= 2 * size
+    torch.testing.assert_close(whole.values, dense.values)
+    torch.testing.assert_close(whole.step(1e-3), dense.step(1e-3))
+    assert whole.solver == "sketch"
+
+
+@pytest.mark.parametrize("budget", [2**30, 20_000])  # rows whole and in pieces
+def test_a_sketched_step_is_the_best_one_in_its_random_subspace(budget):
+    r = network(width=30)  # 52 rows, 121 parameters
+    J, b = pl.Jacobian(r).dense(), r.value
+    model = sketched(r, size=40, memory_budget=budget, generator=torch.Generator().manual_seed(5))
+    Q = model.basis
+    torch.testing.assert_close(Q.T @ Q, torch.eye(Q.shape[1], dtype=Q.dtype))
+    assert Q.shape[1] == 40
+    expected = -Q @ torch.linalg.solve(Q.T @ J.T @ J @ Q + 0.1 * torch.eye(40, dtype=Q.dtype), Q.T @ J.T @ b)
+    torch.testing.assert_close(model.step(0.1), expected)
+    drop = 0.5 * (b.square().sum() - (b + J @ expected).square().sum())
+    assert model.predicted(0.1) == pytest.approx(drop.item())
+    other = sketched(r, size=40, generator=torch.Generator().manual_seed(6))
+    assert (other.step(0.1) - expected).norm() > 0.1 * expected.norm()
+
+
+def test_a_sketch_needs_a_size():
+    with pytest.raises(ValueError, match="size ≥ 1, got 0"):
+        sketched(network(width=3), size=0)
+
+
+def network(width, interior=40):
+    return pl.problems.poisson(2).residual(pl.models.mlp((2, width, 1), seed=0), interior=interior, boundary=12)

@@ -50,10 +50,10 @@ def test_a_linear_model_is_solved_in_a_few_steps():
     assert problem.error(model) < 1e-12
 
 
-@pytest.mark.parametrize("solver", ["dense", "krylov"])
+@pytest.mark.parametrize("solver", ["dense", "krylov", "sketch"])
 def test_every_step_keeps_its_promise(solver):
     _, r = make()
-    optimizer = pl.optim.LevenbergMarquardt(r, solver=solver, ratio=0.3, maxiter=40)
+    optimizer = pl.optim.LevenbergMarquardt(r, solver=solver, ratio=0.3, maxiter=40, size=38)
     for _ in range(8):
         before = r.value
         loss = optimizer.step().item()
@@ -63,6 +63,16 @@ def test_every_step_keeps_its_promise(solver):
         assert after == pytest.approx(done.reached, rel=1e-9)
         assert done.accepted and done.ratio >= 0.3
         assert done.solver == solver
+
+
+def test_sketched_steps_learn_what_dense_ones_learn():
+    problem = pl.problems.poisson(dim=2)
+    model = pl.models.mlp((2, 20, 20, 1), seed=0)  # 501 parameters
+    r = problem.residual(model, interior=900, boundary=120, weights={"interior": 1e-2})
+    optimizer = pl.optim.LevenbergMarquardt(r, solver="sketch", size=200)
+    losses = [optimizer.step().item() for _ in range(40)]
+    assert losses[-1] < 1e-6 * losses[0]
+    assert problem.error(model) < 1e-2
 
 
 def test_the_step_is_the_damped_least_squares_solution_where_the_map_is_linear():

@@ -35,13 +35,17 @@ def preconditioned(base, **options):
     return make
 
 
-# Only optimizers that need more than a residual are named here.
+# Only optimizers that need more than a residual, or draw random numbers if they are told to, are named here.
 NEEDY = {
+    "LevenbergMarquardt": {
+        "LevenbergMarquardt": pl.optim.LevenbergMarquardt,
+        "LevenbergMarquardt, sketched": partial(pl.optim.LevenbergMarquardt, solver="sketch", size=12),
+    },
     "Preconditioned": {
         "Preconditioned SGD": preconditioned(partial(torch.optim.SGD, lr=0.1)),
         "Preconditioned momentum": preconditioned(partial(torch.optim.SGD, lr=0.05, momentum=0.5), drift=0.1),
         "Preconditioned Adam": preconditioned(partial(torch.optim.Adam, lr=1e-2)),
-    }
+    },
 }
 OPTIMIZERS = {
     title: make

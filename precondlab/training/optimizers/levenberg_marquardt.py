@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from precondlab.map import Map
-from precondlab.training.damping import Linearization, Solver, linearization, routes
+from precondlab.training.damping import Linearization, Solver, linearization
 from precondlab.training.optimizers.minimizer import Minimizer
+from precondlab.training.rows import routes
 
 __all__ = ["LevenbergMarquardt", "Step"]
 
@@ -42,7 +43,7 @@ class Step:
     rank, condition
         Of ``JᵀJ`` above round-off.
     solver
-        ``"dense"`` or ``"krylov"``.
+        ``"dense"``, ``"krylov"`` or ``"sketch"``.
     limit
         What kept the step from being longer: ``"nonlinearity"`` (the next longer one misses the ratio),
         ``"reach"`` (the damping may fall only so far in one step), ``"round-off"`` (no damping is smaller than
@@ -95,9 +96,10 @@ class LevenbergMarquardt(Minimizer):
     final_ratio
         The same once the damping, after the 80th step, has risen over 30 steps: near a solution of the
         nonlinear equations full steps are good ones, and longer ones only delay them.
-    solver, memory_budget, maxiter
+    solver, memory_budget, maxiter, size
         As for :func:`precondlab.training.damping.linearization`: singular values of a dense J, or a Krylov
-        space of at most ``maxiter`` products, chosen by size.
+        space of at most ``maxiter`` products, chosen by size; or, with ``solver="sketch"``, those of J on a random
+        subspace of dimension ``size``, drawn anew in every step.
 
     Attributes
     ----------
@@ -133,22 +135,30 @@ class LevenbergMarquardt(Minimizer):
         solver: Solver | None = None,
         memory_budget: int = 2**30,
         maxiter: int = 200,
+        size: int = 1000,
     ) -> None:
         if not 0 < ratio < 1 or not 0 < final_ratio < 1:
             raise ValueError(f"LevenbergMarquardt: ratios should be in (0, 1), got {ratio} and {final_ratio}")
         super().__init__(
             residual,
             {"ratio": ratio, "final_ratio": final_ratio},
-            **{"damping": None, "steps": 0, "final": False, "recent": []},
+            **{"damping": None, "steps": 0, "final": False, "recent": [], "draws": 0},
         )
-        self._options: dict[str, Any] = {"solver": solver, "memory_budget": memory_budget, "maxiter": maxiter}
+        self._options: dict[str, Any] = {
+            "solver": solver,
+            "memory_budget": memory_budget,
+            "maxiter": maxiter,
+            "size": size,
+        }
         self._routes: dict[str, str] | None = None
 
     def _step(self) -> float:
         residual, state = self._residual, self.solver
         if self._routes is None or self._routes.keys() != residual.codomain.shapes.keys():
             self._routes = routes(residual)
-        model = linearization(residual, known=self._routes, **self._options)
+        draw = torch.Generator().manual_seed(state["draws"])
+        model = linearization(residual, known=self._routes, generator=draw, **self._options)
+        state["draws"] += 1
         theta = self.point()
         (group,) = self.param_groups
         ratio = group["final_ratio"] if state["final"] else group["ratio"]

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from precondlab.errors import Breakdown
 from precondlab.map import Map
-from precondlab.training.damping import krylov, linearization, routes
+from precondlab.training.damping import krylov, linearization
 from precondlab.training.optimizers.minimizer import Minimizer, Step
+from precondlab.training.rows import routes
 
 __all__ = ["Spring", "SpringStep"]
 

@@ -1,0 +1,99 @@
+"""The rows ``[J r]`` of a linearized residual, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from precondlab.differentiation import linearize
+from precondlab.differentiation.choose import choose
+from precondlab.errors import Breakdown
+from precondlab.map import Map
+
+__all__ = ["compressed", "finite", "reduced_rows", "routes", "row_norms", "weighted_rows"]
+
+
+def routes(residual: Map) -> dict[str, str]:
+    """Return the fastest right way to differentiate each block; one for all if the map is one function.
+
+    Raises
+    ------
+    Breakdown
+        If the residual is not finite.
+
+    Cost: that of :func:`~precondlab.differentiation.choose.choose` for every block.
+    """
+    at = {name: value.detach() for name, value in residual.params.items()}
+    finite(residual.value, residual)
+    if residual.points is None:
+        return dict.fromkeys(residual.codomain.shapes, choose(residual.raw(None), at, residual.domain))
+    return {name: choose(residual.sample(name)[0], at, residual.domain) for name in residual.points}
+
+
+def weighted_rows(residual: Map, known: Mapping[str, str] | None, memory_budget: int) -> Iterator[Tensor]:
+    """Yield ``[J r]`` ``[b n+1]``, a few rows at a time if they can be differentiated on their own."""
+    at = {name: value.detach() for name, value in residual.params.items()}
+    known = routes(residual) if known is None else known
+    scale = residual.scale()
+    for place, points in _pieces(residual, memory_budget // 8):
+        route = known[next(iter(points or known))]
+        part = linearize(residual.raw(points), at, residual.domain, route)
+        yield torch.cat([part.dense(), part.value[:, None]], dim=1) * scale[place, None]
+
+
+def _pieces(residual: Map, size: int) -> Iterator[tuple[slice, dict[str, slice] | None]]:
+    """Yield places in the residual and the points they belong to, so that the rows of J take about ``size`` bytes."""
+    if residual.points is None:
+        yield slice(0, residual.codomain.size), None
+        return
+    for name, x in residual.points.items():
+        width, first = residual.rows_per_point(name), residual.codomain.slices[name].start
+        step = max(1, size // (residual.domain.size * residual.domain.dtype.itemsize * width))
+        for start in range(0, len(x), step):
+            stop = min(start + step, len(x))
+            yield slice(first + start * width, first + stop * width), {name: slice(start, stop)}
+
+
+def reduced_rows(residual: Map, *, known: Mapping[str, str] | None = None, memory_budget: int = 2**30) -> Tensor:
+    """Return ``Qᵀ[J r]`` with at most n + 1 rows, Q orthogonal: all that least squares need.
+
+    Raises
+    ------
+    Breakdown
+        If the residual or its Jacobian is not finite.
+
+    Cost: one pass over the rows and ``2mn²`` operations; memory n² numbers and the budget for rows at a time.
+    """
+    reduced = None
+    for piece in weighted_rows(residual, known, memory_budget):
+        reduced = compressed(reduced, finite(piece, residual))
+    assert reduced is not None  # a map has rows
+    return reduced
+
+
+def compressed(above: Tensor | None, rows: Tensor) -> Tensor:
+    """Return rows of which no more are kept than there are columns, by an orthogonal transformation."""
+    rows = rows if above is None else torch.cat([above, rows])
+    return torch.linalg.qr(rows, mode="r").R if len(rows) > rows.shape[1] else rows
+
+
+def row_norms(residual: Map, *, known: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """Return the norms of some rows of J in every block, about 50 points each."""
+    at = {name: value.detach() for name, value in residual.params.items()}
+    scale, found = residual.scale(), {}
+    for name, route in (routes(residual) if known is None else known).items():
+        sample = residual.sample(None if residual.points is None else name)[0]
+        rows = linearize(sample, at, residual.domain, route).dense()
+        found[name] = rows.norm(dim=1) * scale[residual.codomain.slices[name]][: len(rows)]
+    return found
+
+
+def finite(values: Tensor, residual: Map) -> Tensor:
+    """Return rows, or raise Breakdown if one is not finite."""
+    if not values.isfinite().all():
+        raise Breakdown(
+            f"{residual!r} or its Jacobian is not finite at these parameters; check the points, or start elsewhere"
+        )
+    return values
