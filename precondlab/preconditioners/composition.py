@@ -176,7 +176,8 @@ def nested(A: LinearOperator, outer: Operator, inner: Maker, /) -> Operator:
     M = inner(middle)
     _require_positive("nested", (M,), middle)
     setup = _setup(outer) + max(_setup(M), A.num_matvecs - before)
-    return Preconditioner(P @ M @ P.H, "Nested", _name(outer), _name(M), setup_matvecs=setup, space=A.domain)
+    facts = _name(outer), _name(M)
+    return Preconditioner(P @ M @ P.H, "Nested", *facts, setup_matvecs=setup, space=A.domain, parts=[outer])
 
 
 def two_level(A: LinearOperator, smoother: Operator, coarse: Tensor, /) -> Operator:

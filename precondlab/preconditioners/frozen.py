@@ -10,7 +10,7 @@ from torch import Tensor
 
 from precondlab.differentiation.calculus import KnownField, at, partials
 from precondlab.operators import Diagonal
-from precondlab.preconditioners.symbol import eps, require_fourier, require_seen, seen_by_conditions
+from precondlab.preconditioners.symbol import Multipliers, eps, require_fourier, require_seen, seen_by_conditions
 from precondlab.problems.sampling import box_points
 from precondlab.symbol import MultiIndex, Symbol
 
@@ -79,7 +79,7 @@ def frozen(
     kernel = size <= 10 * eps(size) * terms  # a sum of squares that cancel
     require_seen("frozen", model, kernel, seen)
     total = torch.where(kernel, 0, size) + seen
-    return Diagonal(1 / total)
+    return Multipliers(1 / total)
 
 
 def _linearized(problem: Problem, model: FourierSeries, x: Tensor) -> dict[MultiIndex, Tensor]:

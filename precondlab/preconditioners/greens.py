@@ -116,11 +116,15 @@ def greens_operator(
 class _Filter(Operator):
     """``f^p`` for a function f of −Δ on a grid: multiplication of the waves of the reflected values."""
 
-    def __init__(self, symbol: Tensor, power: float, shape: tuple[int, ...], kinds: Sequence[str], width: int) -> None:
+    def __init__(self, symbol: Tensor, power: float, shape: Sequence[int], kinds: Sequence[str], width: int) -> None:
         space = Space(math.prod(shape) * width, dtype=symbol.dtype, device=symbol.device)
         super().__init__(space, space, positive=True)
-        self.symbol, self.power, self.grid, self.kinds, self.width = symbol, power, shape, kinds, width
-        self._multiplier = torch.where(symbol > 0, symbol.pow(power), 0).unsqueeze(-1)  # odd values have no mean
+        self.symbol, self.power, self.width = symbol, power, width
+        self.grid, self.kinds = list(shape), list(kinds)
+
+    @cached_property
+    def _multiplier(self) -> Tensor:
+        return torch.where(self.symbol > 0, self.symbol.pow(self.power), 0).unsqueeze(-1)  # odd values have no mean
 
     def _apply(self, V: Tensor) -> Tensor:
         values = V.reshape(*self.grid, -1)

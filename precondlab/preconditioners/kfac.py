@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -107,14 +108,14 @@ def _invert(pairs: Sequence[Pair], damping: float, layer: str, A: Operator) -> _
         ((F, B),) = pairs
         (f, X), (b, Y) = torch.linalg.eigh(F.cpu()), torch.linalg.eigh(B.cpu())
         d = b.clamp_min(0)[:, None] * f.clamp_min(0) + damping
-        return _Layer(X, Y, X, Y, d if damping else _positive(d, layer, A))
+        return _Layer(X, Y, X, Y, (d if damping else _positive(d, layer, A)).rsqrt())
     (F, F2), (B, B2) = (
         [x.cpu() for x in each] for each in zip(*(_damped(*p, damping / 2) for p in pairs), strict=True)
     )
     X, dual_X, f = _congruence(F, F2, layer, A)
     Y, dual_Y, b = _congruence(B, B2, layer, A)
     d = b[0][:, None] * f[0] + b[1][:, None] * f[1]
-    return _Layer(X, Y, dual_X, dual_Y, d if damping else _positive(d, layer, A))
+    return _Layer(X, Y, dual_X, dual_Y, (d if damping else _positive(d, layer, A)).rsqrt())
 
 
 def _damped(F: Tensor, B: Tensor, damping: float) -> Pair:
@@ -146,19 +147,22 @@ def _positive(values: Tensor, layer: str, A: Operator) -> Tensor:
     return values
 
 
+@dataclass(eq=False)
 class _Layer:
-    """``(X ⊗ Y) diag(d)^(−½)``, and the transposed inverses of X and Y."""
+    """``(X ⊗ Y) diag(s)``, and the transposed inverses of X and Y."""
 
-    def __init__(self, X: Tensor, Y: Tensor, dual_X: Tensor, dual_Y: Tensor, d: Tensor) -> None:
-        self.X, self.Y, self.dual_X, self.dual_Y, self.scale = X, Y, dual_X, dual_Y, d.rsqrt()
+    X: Tensor
+    Y: Tensor
+    dual_X: Tensor
+    dual_Y: Tensor
+    scale: Tensor
 
     def like(self, space: Space) -> _Layer:
-        for name, value in vars(self).items():
-            setattr(self, name, value.to(space.device, space.dtype))
-        return self
+        moved = {id(x): x.to(space.device, space.dtype) for x in vars(self).values()}  # equal ones once
+        return _Layer(*(moved[id(x)] for x in vars(self).values()))
 
     def inverse_transposed(self) -> _Layer:
-        return _Layer(self.dual_X, self.dual_Y, self.X, self.Y, self.scale**2)
+        return _Layer(self.dual_X, self.dual_Y, self.X, self.Y, 1 / self.scale)
 
 
 class _KroneckerFactor(Operator):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from precondlab.errors import Breakdown
 from precondlab.operator import Operator
+from precondlab.preconditioners.state import Stateful
 from precondlab.space import Space
 
 __all__ = ["Preconditioner"]
 
 
-class Preconditioner(Operator):
+class Preconditioner(Stateful):
     """A positive operator ``M ≈ A⁻¹`` that says what it is and how many products it took to build.
 
     Parameters
@@ -27,6 +29,8 @@ class Preconditioner(Operator):
         Products with A spent on the construction; one with J and one with Jᴴ count as one.
     space
         That of A, if its blocks have names.
+    parts
+        What M was made of, where ``operator`` has only the factors: it is saved and loaded with M.
 
     >>> import torch
     >>> from precondlab.operators import Diagonal
@@ -35,13 +39,19 @@ class Preconditioner(Operator):
     """
 
     def __init__(
-        self, operator: Operator, name: str, *facts: str, setup_matvecs: int, space: Space | None = None
+        self,
+        operator: Operator,
+        name: str,
+        *facts: str,
+        setup_matvecs: int,
+        space: Space | None = None,
+        parts: Sequence[Operator] = (),
     ) -> None:
         space = operator.domain if space is None else space
         super().__init__(space, space, symmetric=operator.symmetric, positive=operator.positive)
-        self.operator = operator
+        self.operator, self.parts = operator, list(parts)
         self.setup_matvecs = setup_matvecs
-        self._name, self._facts = name, facts
+        self._name, self.facts = name, ", ".join(facts)
 
     def _apply(self, V: Tensor) -> Tensor:
         return self.operator.forward(V)
@@ -60,7 +70,7 @@ class Preconditioner(Operator):
 
     def __repr__(self) -> str:
         m, n = self.shape
-        return f"{self._name}[{', '.join([f'{m}×{n}', *self._facts])}]"
+        return f"{self._name}[{m}×{n}{', ' if self.facts else ''}{self.facts}]"
 
 
 def require_square(caller: str, A: Operator) -> None:

@@ -37,9 +37,13 @@ class SubspaceFactor(Operator):
         factors: Sequence[Tensor],
         weights: Sequence[Tensor] | None = None,
     ) -> None:
-        self.subsets, self.factors, self.weights = list(subsets), list(factors), weights
-        self.sizes = [len(subset) for subset in subsets]
+        self.subsets, self.factors = list(subsets), list(factors)
+        self.weights = None if weights is None else list(weights)
         super().__init__(Space(sum(self.sizes), dtype=space.dtype, device=space.device), space)
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(subset) for subset in self.subsets]
 
     def weighted(self, weights: Sequence[Tensor]) -> SubspaceFactor:
         """Return the factor with other W_i, given by their diagonals ``[n_i]``."""

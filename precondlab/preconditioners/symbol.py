@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from precondlab.operators import Diagonal, Jacobian
+from precondlab.preconditioners.state import Stateful
 
 if TYPE_CHECKING:
     from precondlab.models.fourier import FourierSeries
@@ -90,7 +91,11 @@ def symbol(
         seen = seen_by_conditions(problem, model, weights or {})
         require_seen("symbol", model, size <= _ROUND_OFF * eps(size) * _terms(sigma, model), seen)
         P = (size**2 + seen).rsqrt()
-    return Diagonal(P**2)
+    return Multipliers(P**2)
+
+
+class Multipliers(Stateful, Diagonal):
+    """Multiplication of each Fourier coefficient by a number, which can be saved."""
 
 
 def require_fourier(caller: str, model: object) -> None:
