@@ -29,6 +29,7 @@ _OPTIMIZERS: dict[str, Callable[[Map], Minimizer]] = {
     "self-scaled-broyden": optimizers.SelfScaledBroyden,
     "lbfgs": optimizers.LBFGS,
     "newton-cg": optimizers.NewtonCG,
+    "kfac": optimizers.KFAC,
 }
 _SAVED = 20.0  # seconds between checkpoints
 _WRONG = (Outcome.BREAKDOWN, Outcome.OVERFITTED)

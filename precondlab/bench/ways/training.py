@@ -14,7 +14,7 @@ from precondlab.bench.training_trial import Trial
 from precondlab.bench.ways.spectral.computation import Computation
 from precondlab.map import Map
 from precondlab.training import fit_features
-from precondlab.training.optimizers import NewtonCG, SelfScaledBroyden, Spring
+from precondlab.training.optimizers import KFAC, NewtonCG, SelfScaledBroyden, Spring
 
 __all__ = ["WAYS", "Training", "Way"]
 
@@ -49,6 +49,11 @@ def self_scaled_broyden(case: Case, trial: Trial) -> str:
 def newton_cg(case: Case, trial: Trial) -> str:
     """Train by Nyström-preconditioned Newton-CG on the Gauss–Newton matrix."""
     return descend(trial, case.network(trial.seed), NewtonCG, **case.sampling)
+
+
+def kfac(case: Case, trial: Trial) -> str:
+    """Train by KFAC."""
+    return descend(trial, case.network(trial.seed), KFAC, **case.sampling)
 
 
 def adam(case: Case, trial: Trial) -> str:
@@ -91,6 +96,7 @@ WAYS: dict[str, tuple[str, Way]] = {
     "SPRING": ("precondlab", spring),
     "self-scaled Broyden": ("precondlab", self_scaled_broyden),
     "Newton-CG": ("precondlab", newton_cg),
+    "KFAC": ("precondlab", kfac),
     "random features": ("linear", random_features),
     "Adam": ("torch", adam),
     "L-BFGS": ("torch", lbfgs),

@@ -37,7 +37,7 @@ class Layer:
     def adjoint(
         self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
     ) -> Sequence[Tensor | None]:
-        """Return the adjoint of each wanted input; add those of the parameters to ``gradients``."""
+        """Return the adjoint of each wanted input; add those of the parameters that it names to ``gradients``."""
         raise NotImplementedError(f"{type(self).__name__} does not define adjoint")
 
     def rows(self, w: Tensor) -> dict[str, Tensor]:
@@ -98,11 +98,14 @@ class Affine(Layer):
         self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
     ) -> Sequence[Tensor | None]:
         C, N, k, out = w.shape
-        if self.weight_name is not None:
+        if self.weight_name in gradients:
             flat = w.permute(2, 3, 0, 1).reshape(k * out, C * N)
-            product = (self._flat @ flat.T).T if self.X.shape[2] < k * out else flat @ self._flat.T
-            gradients[self.weight_name] += product.reshape(k, out, -1)
-        if self.bias_name is not None:
+            if k == 1:  # where weights are large, a sum of its own costs as much as the product
+                gradients[self.weight_name].view(out, -1).addmm_(flat, self._flat.T)
+            else:
+                product = (self._flat @ flat.T).T if self.X.shape[2] < k * out else flat @ self._flat.T
+                gradients[self.weight_name] += product.reshape(k, out, -1)
+        if self.bias_name in gradients:
             gradients[self.bias_name] += w[0].sum(0)
         if not wanted[0]:
             return [None]

@@ -19,6 +19,7 @@ from precondlab.symbol import Symbol
 __all__ = ["Jets", "NetworkOutputs"]
 
 _CACHE = 2**16  # numbers of one layer's jets that are worked on at once: half a megabyte in float64
+_ROWS = 2**8  # rows of a layer's matrix at least, of however many numbers: its weights are read for each group
 _POINTS = 512  # points of a network without derivatives that are worked on at once
 _COLUMNS = 4  # columns carried together through such a group of points
 
@@ -235,7 +236,7 @@ def _groups(
     algebra, shifts = JetAlgebra([dict(key) for key in recorder.keys]), recorder.shifts
     channels = dict(zip(recorder.keys, algebra.index, strict=True))
     width = max((value.shape[0] for value in params.values() if value.dim() == 2), default=1)
-    size = max(16, _CACHE // (algebra.size * width * len(shifts)))
+    size = max(_ROWS, _CACHE // width) // (algebra.size * len(shifts)) or 1
     for start in range(0, len(x), size):
         some = slice(start, start + size)
         build = partial(_at_shifts, network, params, algebra, x[some], shifts)

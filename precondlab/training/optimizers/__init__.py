@@ -2,6 +2,7 @@
 
 from precondlab.training.optimizers.broyden import SelfScaledBroyden
 from precondlab.training.optimizers.gradient_descent import GradientDescent
+from precondlab.training.optimizers.kfac import KFAC
 from precondlab.training.optimizers.lbfgs import LBFGS
 from precondlab.training.optimizers.levenberg_marquardt import LevenbergMarquardt
 from precondlab.training.optimizers.newton_cg import NewtonCG
@@ -10,6 +11,7 @@ from precondlab.training.optimizers.spring import Spring
 
 __all__ = [
     "GradientDescent",
+    "KFAC",
     "LBFGS",
     "LevenbergMarquardt",
     "NewtonCG",

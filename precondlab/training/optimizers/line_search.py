@@ -12,12 +12,14 @@ import numpy as np
 from scipy.optimize import line_search
 from torch import Tensor
 
+from precondlab.map import Map
 from precondlab.training.optimizers.minimizer import Evaluation, Step
 
-__all__ = ["Search", "SearchStep", "strong_wolfe"]
+__all__ = ["Search", "SearchStep", "armijo", "strong_wolfe"]
 
 _DECREASE, _CURVATURE = 1e-4, 0.9  # of the Wolfe conditions
 _SMALLER = 10  # tenths of the shortest length tried before the search gives up
+_HALVINGS = 30  # before :func:`armijo` gives up
 
 Limit = Literal["wolfe", "decrease", "stationary"]
 
@@ -118,3 +120,21 @@ def strong_wolfe(evaluate: Callable[[Tensor], Evaluation], start: Evaluation, di
     end, derivative = tried[length]
     limit = "stationary" if not length else "wolfe" if abs(derivative) <= -_CURVATURE * slope else "decrease"
     return Search(end, length, len(tried) - 1, limit)
+
+
+def armijo(residual: Map, start: Evaluation, direction: Tensor, length: float = 1.0) -> tuple[float, float, int]:
+    """Return the first of ever halved lengths with ``φ(α) ≤ φ(0) + 10⁻⁴αφ′(0)``, the loss there, and the trials.
+
+    The length is 0 if none does; a loss that is not finite does not.
+
+    Cost: one evaluation of r per trial, 30 at most.
+    Reference: Armijo (1966), doi:10.2140/pjm.1966.16.1.
+    """
+    slope = (start.gradient @ direction).item()
+    for trials in range(1, _HALVINGS + 1):
+        r = residual(start.point + length * direction)
+        loss = 0.5 * (r @ r).item()
+        if loss <= start.loss + _DECREASE * length * slope and loss < start.loss:
+            return length, loss, trials
+        length /= 2
+    return 0.0, start.loss, _HALVINGS

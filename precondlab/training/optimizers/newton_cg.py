@@ -12,11 +12,10 @@ from precondlab.map import Map
 from precondlab.operator import Operator
 from precondlab.operators import Gram, Identity, Jacobian
 from precondlab.preconditioners.lowrank import nystrom
+from precondlab.training.optimizers.line_search import armijo
 from precondlab.training.optimizers.minimizer import Evaluation, Minimizer, Step
 
 __all__ = ["NewtonCG", "NewtonStep"]
-
-_DECREASE, _SHORTER, _TRIALS = 1e-4, 0.5, 30  # Armijo's rule
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class NewtonCG(Minimizer):
         J = self.jacobian(here.point)
         M = self._preconditioner(J, mu)
         direction, status, iterations = self._solve(J, here, mu, M)
-        length, reached, trials = self._search(here, direction, group["lr"])
+        length, reached, trials = armijo(self.residual, here, direction, group["lr"])
         age = solver["age"]
         solver.update(previous=direction if length else None, age=age + 1)
         if not length or not status.ok:
@@ -152,17 +151,6 @@ class NewtonCG(Minimizer):
             if x0 is None or (here.gradient @ solution.x).item() < 0:
                 break
         return solution.x, solution.status, iterations
-
-    def _search(self, here: Evaluation, direction: Tensor, length: float) -> tuple[float, float, int]:
-        """Return the longest of ever shorter lengths that satisfies Armijo's condition, the loss, and the trials."""
-        slope = (here.gradient @ direction).item()
-        for trials in range(1, _TRIALS + 1):
-            r = self.residual(here.point + length * direction)
-            loss = 0.5 * (r @ r).item()
-            if loss <= here.loss + _DECREASE * length * slope and loss < here.loss:
-                return length, loss, trials
-            length *= _SHORTER
-        return 0.0, here.loss, _TRIALS
 
     def _preconditioner(self, J: Jacobian, mu: float) -> Operator:
         """Return the preconditioner, made again if it is stale."""
