@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ __all__ = ["draw", "tables"]
 
 Row = dict[str, Any]
 _COLUMNS = 4
-_COLORS = ("#d62728", "#ff7f0e", "#e377c2", "#8c564b", "#000000", "#1f77b4", "#2ca02c", "#17becf")  # of the ways
 _TIMES = 200  # at which curves are drawn
 
 
@@ -37,12 +37,12 @@ def draw(document: Row, out: Path) -> Path:
         figure, grid = plt.subplots(
             -(-count // columns), columns, figsize=(4.2 * columns, 3.2 * -(-count // columns)), squeeze=False
         )
-        panels = list(grid.flat)
+        panels, colors = list(grid.flat), plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
         for axes, case in zip(panels, cases, strict=False):
-            _panel(axes, case, document["runs"])
+            _panel(axes, case, document["runs"], colors)
         for axes in panels[len(cases) :]:
             axes.set_axis_off()
-        lines = [plt.Line2D([], [], color=color, label=way) for way, color in zip(WAYS, _COLORS, strict=True)]
+        lines = [plt.Line2D([], [], color=color, label=way) for way, color in zip(WAYS, colors, strict=False)]
         star = plt.Line2D([], [], color="k", marker="*", linestyle="none", markersize=11, label="target")
         panels[-1].legend(handles=[*lines, star], loc="center", frameon=False)
         figure.tight_layout()
@@ -51,9 +51,9 @@ def draw(document: Row, out: Path) -> Path:
     return out / "training.png"
 
 
-def _panel(axes: Axes, case: Case, runs: list[Row]) -> None:
+def _panel(axes: Axes, case: Case, runs: list[Row], colors: Sequence[Any]) -> None:
     budget = max(row["budget"] for row in runs if row["case"] == case.name)
-    for way, color in zip(WAYS, _COLORS, strict=True):
+    for way, color in zip(WAYS, colors, strict=False):
         curves = [
             row["curve"]
             for row in runs

@@ -21,6 +21,7 @@ __all__ = ["Jets", "NetworkOutputs"]
 _CACHE = 2**16  # numbers of one layer's jets that are worked on at once: half a megabyte in float64
 _ROWS = 2**8  # rows of a layer's matrix at least, of however many numbers: its weights are read for each group
 _POINTS = 512  # points of a network without derivatives that are worked on at once
+_OBJECTS = 2**13  # bytes of a group besides its numbers
 _COLUMNS = 4  # columns carried together through such a group of points
 
 Key = tuple[tuple[MultiIndex, float], ...]
@@ -45,7 +46,7 @@ class _Group:
 
     def keep(self, memory_budget: int) -> int:
         """Keep the network in one piece if the budget allows, else let it go; return what is left."""
-        memory_budget -= self.value.nbytes + self.slopes.nbytes
+        memory_budget -= 2 * self.value.nbytes + self.slopes.nbytes + _OBJECTS
         if self.kept is None or self.kept.kept_bytes > memory_budget:
             self.kept = None
             return memory_budget
