@@ -80,8 +80,8 @@ class Diagonal(Operator):
         if not isinstance(entries, Tensor) or entries.dim() != 1:
             raise TypeError(f"Diagonal: expected a 1-d tensor, got {getattr(entries, 'shape', type(entries).__name__)}")
         space = _space(len(entries), entries)
-        real = not entries.is_complex()
-        super().__init__(space, space, symmetric=real, positive=real and bool((entries >= 0).all()))
+        real = not (entries.is_complex() and entries.imag.any())
+        super().__init__(space, space, symmetric=real, positive=real and bool((entries.real >= 0).all()))
         self.entries = entries.detach()
 
     def _apply(self, V: Tensor) -> Tensor:

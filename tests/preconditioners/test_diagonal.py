@@ -48,6 +48,7 @@ def test_entries_that_are_known_take_no_product(dtype):
         BlockDiagonal(square, Diagonal(s.to(dtype))),
     ):
         M = jacobi(A)
+        assert M.positive and M.operator.domain.dtype == dtype
         assert M.setup_matvecs == A.num_matvecs == 0
         torch.testing.assert_close(M.dense() @ torch.diag(A.dense().diagonal()), torch.eye(len(M.dense())).to(dtype))
         pl.testing.check_operator(M)
