@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from precondlab import models, problems
 from precondlab.bench.environment import machine, own_versions
 from precondlab.operator import Operator
-from precondlab.operators import Dense, Diagonal, Gram, Identity, Jacobian, tangent
+from precondlab.operators import Dense, Diagonal, Gram, Hessian, Identity, Jacobian, tangent
 from precondlab.preconditioners import (
     block_jacobi,
     equalize,
@@ -26,6 +26,7 @@ from precondlab.preconditioners import (
     mass_stiffness,
     nested,
     nystrom,
+    saddle_free,
     symbol,
 )
 from precondlab.problems.sampling import evaluation_points
@@ -79,6 +80,7 @@ PRECONDITIONERS: Mapping[str, Callable[[nn.Module, Gram, float], Operator]] = {
     "mass, order 2": lambda model, A, mu: mass_stiffness(_PROBLEM, model, damping=_DAMPING),
     "nystrom, rank 20": lambda model, A, mu: nystrom(A, rank=20, damping=mu),
     "nystrom, rank 60": lambda model, A, mu: nystrom(A, rank=60, damping=mu),
+    "Hessian, rank 60": lambda model, A, mu: saddle_free(_hessian(A.J), rank=60, damping=mu),
 }
 
 METHODS = ("none", *LOSSES, *PRECONDITIONERS)
@@ -151,6 +153,12 @@ def _measure(network: str, seed: int, method: str, interior: int) -> Row:
         "loss_100": loss(100),
         "error": _error(model, moved),
     }
+
+
+def _hessian(J: Jacobian) -> Hessian:
+    """Return the Hessian of ``½‖r‖²`` where J was taken."""
+    evaluate, scale = J.map.raw(None), J.map.scale()
+    return Hessian(lambda params: 0.5 * (evaluate(params) * scale).square().sum(), J.at)
 
 
 def _train(network: str, seed: int, method: str, interior: int, steps: int) -> Row:

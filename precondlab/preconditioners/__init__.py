@@ -14,6 +14,7 @@ from precondlab.preconditioners.mass import mass_stiffness
 from precondlab.preconditioners.polynomial import chebyshev, lanczos_polynomial
 from precondlab.preconditioners.preconditioner import Preconditioner
 from precondlab.preconditioners.quasi_newton import lbfgs
+from precondlab.preconditioners.saddle_free import saddle_free
 from precondlab.preconditioners.schwarz import schwarz, subdomains
 from precondlab.preconditioners.sketch import sketch
 from precondlab.preconditioners.symbol import symbol
@@ -50,6 +51,7 @@ __all__ = [
     "nystrom",
     "nystrom_adaptive",
     "pivoted_cholesky",
+    "saddle_free",
     "schwarz",
     "sketch",
     "subdomains",

@@ -86,7 +86,9 @@ def jacobi(
             f"{entries[int(i)].item():.3e}; remove parameters without influence, or give damping > 0"
         )
     facts = [how if how == "exact" else f"estimated by {how}", *([f"μ={damping:.3g}"] if damping else [])]
-    return Preconditioner(Diagonal((1 / entries).to(A.domain.dtype)), "Jacobi", *facts, setup_matvecs=setup, space=A.domain)
+    return Preconditioner(
+        Diagonal((1 / entries).to(A.domain.dtype)), "Jacobi", *facts, setup_matvecs=setup, space=A.domain
+    )
 
 
 def block_jacobi(A: LinearOperator, /, blocks: Sequence[Indices] | None = None, *, damping: float = 0.0) -> Operator:
