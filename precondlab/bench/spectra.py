@@ -23,6 +23,7 @@ from precondlab.bench.ways import Entry
 __all__ = ["compare", "run", "select"]
 
 _STANDARD_ERRORS = 6.0  # between the means of two densities
+_LONG = 60.0  # processor seconds beyond which a run is not repeated
 Row = dict[str, Any]
 Report = Callable[[str], None]
 
@@ -103,7 +104,11 @@ def compare(study: Study, *, peers: Path | None = None, report: Report = lambda 
         truth = _truth(session, rows, report)
         for row in rows:
             row |= _judge(study, row, truth)
-        names = [row["way"] for row in rows if row["status"] == "right" and row["way"] in workers]
+        names = [
+            row["way"]
+            for row in rows
+            if row["status"] == "right" and row["way"] in workers and answers[row["way"]][0]["cpu"] <= _LONG
+        ]
         for index in range(study.repeats if names else 0):
             report(f"{study.name}: round {index + 1}")
             shift = index % len(names)
