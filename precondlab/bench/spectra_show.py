@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["draw", "tables"]
 
 Row = dict[str, Any]
+_DECADES = 20.0  # ratio of bars from which on the axis is logarithmic
 _COLORS = {"right": "C2", "warned": "C1", "wrong": "C3", "gave up": "0.6", "failed": "0.6"}
 
 
@@ -46,10 +47,15 @@ def _draw_study(axes: Axes, study: Row) -> None:
     for place, row in enumerate(rows):
         note = row["status"] if row.get("error") is None else f"{row['status']}, error {row['error']:.0e}"
         axes.annotate(note, (row[figure], place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set(xscale="log", xlabel="products" if figure == "products" else "processor seconds")
+    axes.set(xlabel="products" if figure == "products" else "processor seconds")
     axes.set_title(study["title"], fontsize=10)
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, high * (high / low) ** 0.35)
+    sizes = [row[figure] for row in rows if row[figure] > 0]
+    if max(sizes, default=1) > _DECADES * min(sizes, default=1):
+        axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        axes.set_xlim(low, high * (high / low) ** 0.35)
+    else:
+        axes.set_xlim(0, 1.35 * axes.get_xlim()[1])
 
 
 def tables(document: Row) -> list[Table]:
