@@ -5,6 +5,7 @@ from precondlab.models.fourier import fourier
 from precondlab.models.kan import kan
 from precondlab.models.mlp import fourier_mlp, mlp
 from precondlab.models.modified_mlp import modified_mlp
+from precondlab.models.partitioned import partitioned
 from precondlab.models.random_features import random_features
 from precondlab.models.siren import siren
 
@@ -16,6 +17,7 @@ __all__ = [
     "masked",
     "mlp",
     "modified_mlp",
+    "partitioned",
     "periodic",
     "random_features",
     "siren",
