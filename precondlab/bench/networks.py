@@ -80,7 +80,7 @@ PRECONDITIONERS: Mapping[str, Callable[[nn.Module, Gram, float], Operator]] = {
     "mass, order 2": lambda model, A, mu: mass_stiffness(_PROBLEM, model, damping=_DAMPING),
     "nystrom, rank 20": lambda model, A, mu: nystrom(A, rank=20, damping=mu),
     "nystrom, rank 60": lambda model, A, mu: nystrom(A, rank=60, damping=mu),
-    "Hessian, rank 60": lambda model, A, mu: saddle_free(_hessian(A.J), rank=60, damping=mu),
+    "Hessian, rank 60": lambda model, A, mu: saddle_free(_hessian(A), rank=60, damping=mu),
 }
 
 METHODS = ("none", *LOSSES, *PRECONDITIONERS)
@@ -155,8 +155,10 @@ def _measure(network: str, seed: int, method: str, interior: int) -> Row:
     }
 
 
-def _hessian(J: Jacobian) -> Hessian:
-    """Return the Hessian of ``½‖r‖²`` where J was taken."""
+def _hessian(A: Gram) -> Hessian:
+    """Return the Hessian of ``½‖r‖²`` where ``A = JᵀJ`` was taken."""
+    J = A.J
+    assert isinstance(J, Jacobian)  # made so above
     evaluate, scale = J.map.raw(None), J.map.scale()
     return Hessian(lambda params: 0.5 * (evaluate(params) * scale).square().sum(), J.at)
 
