@@ -3,7 +3,8 @@
 from precondlab.problems.coefficients import convection_diffusion, variable_diffusion
 from precondlab.problems.condition import Condition
 from precondlab.problems.diffusion import heat
-from precondlab.problems.elliptic import biharmonic, helmholtz, poisson
+from precondlab.problems.elliptic import biharmonic, helmholtz, nonlinear_poisson, poisson
+from precondlab.problems.flow import kovasznay
 from precondlab.problems.phases import phase_separation
 from precondlab.problems.problem import Problem
 from precondlab.problems.published import (
@@ -31,7 +32,9 @@ __all__ = [
     "helmholtz",
     "helmholtz_sines",
     "kdv",
+    "kovasznay",
     "logistic",
+    "nonlinear_poisson",
     "phase_separation",
     "poisson",
     "poisson_cosines",

@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Tensor
 
+from precondlab.differentiation.calculus import Field, apply
 from precondlab.problems.condition import Condition
 from precondlab.problems.problem import Problem
 from precondlab.problems.sampling import Domain, Face
 from precondlab.symbol import Symbol
 
-__all__ = ["biharmonic", "helmholtz", "poisson"]
+__all__ = ["biharmonic", "helmholtz", "nonlinear_poisson", "poisson"]
 
 
 def poisson(dim: int = 1) -> Problem:
@@ -31,6 +32,35 @@ def poisson(dim: int = 1) -> Problem:
         equation=-Symbol.laplacian(dim),
         conditions=(Condition("boundary", where=_faces(domain)),),
         exact=_product_of_sines,
+    )
+
+
+def nonlinear_poisson(dim: int = 2) -> Problem:
+    """Return ``−Δu + u³ = f`` on (−π, π)^dim with ``u = 0`` on the boundary; ``u = Π_j sin x_j``.
+
+    Blocks: ``interior``, ``boundary``. The symbol is that of the linearization at u = 0, −Δ.
+
+    >>> nonlinear_poisson(1).symbol
+    Symbol(-1∂²₁)
+    """
+    domain = ((-math.pi, math.pi),) * dim
+    laplacian = Symbol.laplacian(dim)
+
+    def equation(x: Tensor, u: Field) -> Tensor:
+        return u(x)[:, 0] ** 3 - apply(laplacian, u, x)
+
+    def source(x: Tensor) -> Tensor:
+        u = _product_of_sines(x)
+        return dim * u + u**3
+
+    return Problem(
+        name="nonlinear_poisson",
+        domain=domain,
+        equation=equation,
+        conditions=(Condition("boundary", where=_faces(domain)),),
+        exact=_product_of_sines,
+        source=source,
+        symbol=-laplacian,
     )
 
 

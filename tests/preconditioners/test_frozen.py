@@ -11,7 +11,7 @@ def operator(problem, model, **options):
     return pl.Gram(pl.Jacobian(problem.residual(model, **options)))
 
 
-@pytest.mark.parametrize("name", ["variable_diffusion", "allen_cahn", "burgers", "fisher"])
+@pytest.mark.parametrize("name", ["variable_diffusion", "allen_cahn", "burgers", "fisher", "nonlinear_poisson"])
 def test_it_is_the_diagonal_of_A_averaged_over_the_phase(name):
     problem = getattr(pl.problems, name)(
         **{"variable_diffusion": {"contrast": 100.0}, "burgers": {"viscosity": 0.1}}.get(name, {})

@@ -59,8 +59,8 @@ def test_one_call_fits_every_problem(name):
 def test_the_symbol_has_the_dimension_of_the_domain(name):
     problem = getattr(problems, name)()
     assert problem.symbol.dim == problem.dim == len(problem.domain)
-    nonlinear = ("allen_cahn", "burgers", "fisher", "logistic", "phase_separation", "variable_diffusion")
-    assert problem.linear == (name not in nonlinear)
+    nonlinear = {"allen_cahn", "burgers", "fisher", "kovasznay", "logistic", "nonlinear_poisson", "phase_separation"}
+    assert problem.linear == (name not in nonlinear | {"variable_diffusion"})
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
@@ -263,3 +263,34 @@ def test_the_error_needs_no_gradient_and_sees_the_model_on_unseen_points():
 def test_mistakes_are_explained(call, message):
     with pytest.raises(ValueError, match=message):
         call(problems.poisson())
+
+
+def test_kovasznay_flow_satisfies_the_navier_stokes_equations():
+    """Its velocity and pressure, written out: u·∇u + ∇p = Δu/Re and div u = 0."""
+    reynolds, x = 20.0, torch.tensor([[0.3, 0.1], [-0.2, 1.2]], dtype=torch.float64, requires_grad=True)
+    problem = problems.kovasznay(reynolds)
+
+    def gradient(f):
+        return torch.autograd.grad(f.sum(), x, create_graph=True)[0]
+
+    slope = gradient(problem.exact(x))
+    u, v = slope[:, 1], -slope[:, 0]
+    rate = reynolds / 2 - math.hypot(reynolds / 2, 2 * PI)
+    p = (1 - torch.exp(2 * rate * x[:, 0])) / 2
+    for component, pressure in ((u, gradient(p)[:, 0]), (v, gradient(p)[:, 1])):
+        d = gradient(component)
+        laplacian = sum(gradient(d[:, i])[:, i] for i in range(2))
+        momentum = u * d[:, 0] + v * d[:, 1] + pressure - laplacian / reynolds
+        assert momentum.abs().max().item() < 1e-12
+    assert (u - (1 - torch.exp(rate * x[:, 0]) * torch.cos(2 * PI * x[:, 1]))).abs().max().item() < 1e-14
+    with pytest.raises(ValueError, match="Reynolds number should be positive"):
+        problems.kovasznay(0.0)
+
+
+@pytest.mark.parametrize("name", ["kovasznay", "nonlinear_poisson"])
+def test_closed_forms_know_the_nonlinear_terms(name):
+    problem = getattr(problems, name)()
+    r = problem.residual(network(problem), interior=30, boundary=12)
+    closed, graph = Jacobian(r), Jacobian(r, route="graph")
+    assert closed.route == "jets"
+    torch.testing.assert_close(closed.dense(), graph.dense(), rtol=1e-9, atol=1e-9)
