@@ -62,3 +62,15 @@ def test_it_follows_u():
 def test_other_models_are_refused():
     with pytest.raises(ValueError, match="Fourier"):
         frozen(pl.problems.poisson(), pl.models.mlp((1, 4, 1)))
+
+
+def test_flow_linearized_at_a_moving_fluid():
+    problem = pl.problems.kovasznay()
+    for K in (3, 5):
+        model = pl.models.fourier(K, domain=problem.domain)
+        with torch.no_grad():
+            draw = torch.Generator().manual_seed(K)
+            model.coefficients.copy_(0.1 * torch.randn(model.coefficients.shape, generator=draw))
+        A = operator(problem, model, interior=64 * K * K, boundary=400)
+        kappa = pl.condition(A, preconditioner=frozen(problem, model)).check().estimate
+        assert kappa < 100 < 1e-3 * pl.condition(A).estimate
