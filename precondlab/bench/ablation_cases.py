@@ -15,7 +15,7 @@ from precondlab.krylov import cg
 from precondlab.map import Map
 from precondlab.models.fourier import FourierSeries
 from precondlab.operator import Operator
-from precondlab.operators import Gram, Identity, VStack
+from precondlab.operators import Gram, Hessian, Identity, Jacobian, VStack
 from precondlab.preconditioners import (
     additive,
     block_jacobi,
@@ -33,6 +33,7 @@ from precondlab.preconditioners import (
     nystrom,
     nystrom_adaptive,
     pivoted_cholesky,
+    saddle_free,
     schwarz,
     sketch,
     subdomains,
@@ -85,10 +86,18 @@ class Start:
         """``A + μI``, with its factor."""
         return Gram(VStack(self.A.J, math.sqrt(self.damping) * Identity(self.A.domain)))
 
+    @cached_property
+    def hessian(self) -> Hessian:
+        """That of ``½‖r‖²``."""
+        J = self.A.J
+        assert isinstance(J, Jacobian)  # made so by the study
+        evaluate, scale = J.map.raw(None), J.map.scale()
+        return Hessian(lambda params: 0.5 * (evaluate(params) * scale).square().sum(), J.at)
+
     @property
     def products(self) -> int:
-        """Products with A or ``A + μI`` so far."""
-        return self.A.num_matvecs + self.damped.num_matvecs
+        """Products with A, ``A + μI`` or the Hessian so far."""
+        return self.A.num_matvecs + self.damped.num_matvecs + self.hessian.num_matvecs
 
 
 def _series(problem: Problem, frequencies: int | tuple[int, ...]) -> FourierSeries:
@@ -166,6 +175,7 @@ METHODS: Mapping[str, Callable[[Start], Operator]] = {
     "jacobi": lambda start: jacobi(start.A, damping=start.damping),
     "block_jacobi": lambda start: block_jacobi(start.A, damping=start.damping),
     "blockwise": lambda start: blockwise(start.damped, lambda A: nystrom(A, rank=max(1, A.shape[0] // 4))),
+    "saddle_free": lambda start: saddle_free(start.hessian, rank=_rank(start), damping=start.damping),
     "schwarz": _schwarz,
     "symbol": lambda start: symbol(start.problem, start.model),  # type: ignore[arg-type]
     "frozen": lambda start: frozen(start.problem, start.model),  # type: ignore[arg-type]

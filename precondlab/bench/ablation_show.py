@@ -24,7 +24,7 @@ _TITLES = {
 }
 _MARKERS = (
     *"os^vD<>pPXh*dH",
-    *((n, 1, angle) for n, angle in ((3, 0), (3, 180), (4, 0), (4, 45), (6, 0), (8, 0), (9, 0))),
+    *((n, 1, angle) for n in range(3, 10) for angle in (0, 180 / n)),
 )
 _LONGEST = 4.0  # log₁₀ of steps that is darkest
 
