@@ -91,8 +91,7 @@ class Start:
         """That of ``½‖r‖²``."""
         J = self.A.J
         assert isinstance(J, Jacobian)  # made so by the study
-        evaluate, scale = J.map.raw(None), J.map.scale()
-        return Hessian(lambda params: 0.5 * (evaluate(params) * scale).square().sum(), J.at)
+        return Hessian.of_residual(J.map, at=J.at)
 
     @property
     def products(self) -> int:

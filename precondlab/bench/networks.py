@@ -156,11 +156,9 @@ def _measure(network: str, seed: int, method: str, interior: int) -> Row:
 
 
 def _hessian(A: Gram) -> Hessian:
-    """Return the Hessian of ``½‖r‖²`` where ``A = JᵀJ`` was taken."""
     J = A.J
     assert isinstance(J, Jacobian)  # made so above
-    evaluate, scale = J.map.raw(None), J.map.scale()
-    return Hessian(lambda params: 0.5 * (evaluate(params) * scale).square().sum(), J.at)
+    return Hessian.of_residual(J.map, at=J.at)
 
 
 def _train(network: str, seed: int, method: str, interior: int, steps: int) -> Row:

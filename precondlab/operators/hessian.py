@@ -73,6 +73,18 @@ class Hessian(Operator):
         return self
 
     @classmethod
+    def of_residual(cls, residual: Map, *, at: Mapping[str, Tensor] | None = None) -> Hessian:
+        """Return the Hessian ``JᵀJ + Σ_i r_i ∂²r_i`` of ``½‖r‖²``, at the parameters of the map or at given ones.
+
+        >>> a = torch.tensor([3.0])
+        >>> Hessian.of_residual(Map(lambda p: p["a"] ** 2, {"a": a})).dense()  # of a⁴/2
+        tensor([[54.]])
+        """
+        evaluate, scale = residual.raw(None), residual.scale()
+        params = residual.params if at is None else at
+        return cls(lambda values: 0.5 * (evaluate(values) * scale).square().sum(), params)
+
+    @classmethod
     def of_model(
         cls,
         model: nn.Module,

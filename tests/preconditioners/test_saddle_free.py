@@ -45,8 +45,12 @@ def test_descent_leaves_a_saddle_that_newton_is_drawn_to():
 
 def test_the_hessian_of_a_network_is_indefinite_and_its_preconditioner_positive():
     r = pl.problems.poisson(1).residual(pl.models.mlp((1, 8, 1), seed=0), interior=30)
-    evaluate, scale = r.raw(None), r.scale()
-    H = pl.Hessian(lambda p: 0.5 * (evaluate(p) * scale).square().sum(), r.params)
+    H = pl.Hessian.of_residual(r)
+    J = pl.Jacobian(r)
+    theta, v = J.domain.ravel(J.at), 1e-5 * J.domain.random(generator=torch.Generator().manual_seed(0))
+    ahead, behind = (J.moved(theta + s * v) for s in (1, -1))
+    quotient = (ahead.H @ ahead.value - behind.H @ behind.value) / 2
+    torch.testing.assert_close(H @ v, quotient, rtol=1e-6, atol=1e-6 * quotient.norm().item())
     values = np.linalg.eigvalsh(H.dense().numpy())
     assert values[0] < -1e-3 * values[-1]
     M = saddle_free(H, rank=6, damping=1e-3)
