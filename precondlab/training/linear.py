@@ -25,6 +25,7 @@ _ROWS = 3  # interior points per feature
 _FACES = 16  # boundary points per √(features)
 _PART = 3  # the scale is chosen with a third of the features
 _COARSE = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+_LEAST = 1.0  # a sine of less than a third of a period is nearly a straight line
 _FINER = (2.0, 2.0**0.5)
 _FULL, _GROWTH = 0.9, 2.0**0.5  # rank over width below which the scale may grow, and by how much
 _NEGLIGIBLE = 1e-12  # validation residual that needs no improvement
@@ -175,8 +176,8 @@ def fit_features(
     """Solve a problem by random features of a scale that is chosen without seeing the solution.
 
     With a third of the features, scales are compared by the residual on points that were not fitted: first
-    equal ones for all coordinates in powers of 2, then one coordinate at a time by factors 2 and √2. The best is
-    used at full width, and raised as long as features are linearly dependent and the residual falls.
+    equal ones for all coordinates in powers of 2, then one coordinate at a time by factors 2 and √2, not below 1. The
+    best is used at full width, and raised as long as features are linearly dependent and the residual falls.
     Collocation points are Sobol points, three per feature; blocks are :func:`equilibrated`.
 
     Parameters
@@ -220,7 +221,8 @@ def _choose(
         while improved:
             before = best
             for axis in range(problem.dim):
-                moves = [(*best[:axis], best[axis] * f, *best[axis + 1 :]) for f in (1.0, factor, 1 / factor)]
+                sizes = [best[axis] * f for f in (1.0, factor, 1 / factor)]
+                moves = [(*best[:axis], size, *best[axis + 1 :]) for size in sizes if size >= _LEAST]
                 best = min(moves, key=validation)
             improved = best != before
     return best

@@ -74,6 +74,13 @@ def test_a_good_scale_is_found_without_the_solution(name):
     assert fit.validation < 1e-5
 
 
+def test_the_search_for_a_scale_stays_among_scales_that_make_sense():
+    """Too few features for a wave are best made flat in one direction, which has no end."""
+    fit = fit_features(pl.problems.wave(), width=60)
+    assert min(min(scale) for scale in fit.tried) >= 1
+    assert len(fit.tried) < 60
+
+
 def test_a_scale_that_is_given_is_taken():
     fit = fit_features(pl.problems.poisson_sines(), width=60, scale=(3.0, 3.0))
     assert fit.scale == (3.0, 3.0)

@@ -24,7 +24,7 @@ _HISTORY = 100  # of L-BFGS
 _INNER = 20  # iterations of L-BFGS between two looks at the clock
 _RATES = (1e-2, 1e-4)  # of Adam, first and last
 _WARM = 0.25  # part of the budget that Adam has before L-BFGS
-_WIDTHS = (125, 500, 1000, 2000, 4000)  # of random features
+_WIDTHS = (250, 1000, 2000, 4000)  # of random features
 _GROWTH = 4.0  # of a fit's cost from the first width to the second
 
 
