@@ -76,7 +76,7 @@ def test_a_good_scale_is_found_without_the_solution(name):
 
 def test_the_search_for_a_scale_stays_among_scales_that_make_sense():
     """Too few features for a wave are best made flat in one direction, which has no end."""
-    fit = fit_features(pl.problems.wave(), width=60)
+    fit = fit_features(pl.problems.two_waves(), width=250)
     assert min(min(scale) for scale in fit.tried) >= 1
     assert len(fit.tried) < 60
 
