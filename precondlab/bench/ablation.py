@@ -34,6 +34,7 @@ _SHARES = (1.0, 1 / 8, 1 / 64)  # of the rate 1/λ_max, that gradient descent tr
 _RATES = (1e-1, 1e-2, 1e-3)  # that Adam tries
 _DIVERGED = 1e2  # of the first loss
 _FARTHEST = 20  # times the limit, steps that are predicted
+_EVERY = 10  # steps of gradient descent after which M is made again
 _SYSTEMS = 8  # steps of Levenberg–Marquardt, at most
 _INNER = 1e-4  # of the error of its linear systems, in the norm of A + μI
 
@@ -46,7 +47,8 @@ def run(
 ) -> Row:
     """Train every case by gradient descent, Adam and Levenberg–Marquardt, with every preconditioner.
 
-    M is made once, from A and a damping μ where training starts, and kept. Predictions are made there too:
+    M is made once, from A and a damping μ where training starts, and kept; where A moves, runs of gradient descent that
+    make it again every 10 steps, and systems with an M of their own, stand beside. Predictions are made at the start:
 
     * gradient descent, from the spectral measure of ``J M Jᵀ`` at the residual and the rate ``1/λ_max(M(A + μI))``;
       made are steps of the optimizer at the best of some shares of this rate, all of it on linear cases;
@@ -75,9 +77,8 @@ def _measure(case: Case, methods: Sequence[str], report: Callable[[str], object]
 def _one(case: Case, method: str, path: Sequence[Jacobian]) -> Row:
     model = case.model()
     J = Jacobian(case.residual(model)).formed()
-    A = Gram(J)
-    start = Start(case.problem, model, A, case.damping * torch.linalg.matrix_norm(J.dense(), 2).item() ** 2)
-    row: Row = {"case": case.name, "method": method, "parameters": A.shape[0]}
+    start = Start(case.problem, model, J, case.damping * torch.linalg.matrix_norm(J.dense(), 2).item() ** 2)
+    row: Row = {"case": case.name, "method": method, "parameters": J.shape[1]}
     began, before = time.process_time(), start.products
     try:
         M = METHODS[method](start)
@@ -85,7 +86,7 @@ def _one(case: Case, method: str, path: Sequence[Jacobian]) -> Row:
         return row | {"status": "refused", "reason": f"{type(error).__name__}: {error}"}
     seconds, setup = time.process_time() - began, max(getattr(M, "setup_matvecs", 0), start.products - before)
     before = start.products
-    M.forward(A.domain.random(1))
+    M.forward(J.domain.random(1))
     each = 1 + start.products - before
     kappa = condition(start.damped, preconditioner=M)
     row |= {
@@ -94,9 +95,9 @@ def _one(case: Case, method: str, path: Sequence[Jacobian]) -> Row:
         "step_matvecs": each,
         "setup_seconds": seconds,
         "kappa": kappa.to_dict()["upper"],
-        "descent": _descent(case, J, M, kappa.largest),
+        "descent": _descent(case, start, method, M, kappa.largest),
         "adam": _best(case, [(rate, _adam(M, rate)) for rate in _RATES]),
-        "lm": _systems(path, M, kappa, start.damping),
+        "lm": _levenberg_marquardt(case, path, method, M, kappa, start.damping),
     }
     for name in OPTIMIZERS:
         found = row[name]
@@ -105,11 +106,19 @@ def _one(case: Case, method: str, path: Sequence[Jacobian]) -> Row:
     return row
 
 
+def _again(case: Case, J: Jacobian, method: str, damping: float) -> Operator:
+    """Return the preconditioner made where J is."""
+    model = case.model()
+    model.load_state_dict(J.at, strict=False)
+    return METHODS[method](Start(case.problem, model, J.formed(), damping))
+
+
 # Gradient descent and Adam ----------------------------------------------------------------------
 
 
-def _descent(case: Case, J: Jacobian, M: Operator, largest: float) -> Row:
-    """Predict steps of gradient descent, then make them."""
+def _descent(case: Case, start: Start, method: str, M: Operator, largest: float) -> Row:
+    """Predict steps of gradient descent, then make them; ``remade`` with an M that follows the parameters."""
+    J = start.J
 
     def predicted(rate: float) -> int | None:
         n, limit = J.shape[1], _FARTHEST * case.limit
@@ -119,12 +128,27 @@ def _descent(case: Case, J: Jacobian, M: Operator, largest: float) -> Row:
 
     first = predicted(1 / largest)
     shares = _SHARES[:1] if case.linear else _SHARES
-    found = _best(case, [(share / largest, _gradient_descent(M, share / largest)) for share in shares])
-    return {"predicted": first, "predicted_at_rate": predicted(found["rate"]), "share": found["rate"] * largest} | found
+    rates = [share / largest for share in shares]
+    found = _best(case, [(rate, _gradient_descent(M, rate)) for rate in rates])
+    remade = None
+    if not case.linear:
+        remade = _best(case, [(rate, _remaking(case, method, start.damping, rate)) for rate in rates])
+    said = {"predicted": first, "predicted_at_rate": predicted(found["rate"]), "share": found["rate"] * largest}
+    return said | found | {"remade": remade}
 
 
 def _gradient_descent(M: Operator, rate: float) -> Maker:
     return lambda model, residual: GradientDescent(residual, lr=rate, preconditioner=M)
+
+
+def _remaking(case: Case, method: str, damping: float, rate: float) -> Maker:
+    def make(A: Operator) -> Operator:
+        assert isinstance(A, Gram) and isinstance(A.J, Jacobian)  # Preconditioned makes it so
+        return _again(case, A.J, method, damping)
+
+    return lambda model, residual: Preconditioned(
+        residual, torch.optim.SGD(model.parameters(), lr=rate), make=make, every=_EVERY
+    )
 
 
 def _adam(M: Operator, rate: float) -> Maker:
@@ -181,18 +205,28 @@ def _path(case: Case) -> list[Jacobian]:
     return found
 
 
-def _systems(path: Sequence[Jacobian], M: Operator, kappa: Condition, damping: float) -> Row:
-    """Predict steps of conjugate gradients for ``(A + μI) δ = −Jᵀr`` from κ at the start, and make them on the path."""
+def _levenberg_marquardt(
+    case: Case, path: Sequence[Jacobian], method: str, M: Operator, kappa: Condition, damping: float
+) -> Row:
+    """Predict steps of conjugate gradients from κ at the start, and make them; ``remade`` with an M for each system."""
+    each = steps_promised(kappa.upper, rtol=_INNER)
+    predicted = each * len(path) if math.isfinite(kappa.upper) else None
+    remade = None
+    if not case.linear:
+        remade = _systems(path, lambda J: _again(case, J, method, damping), damping)
+    return {"predicted": predicted} | _systems(path, lambda J: M, damping) | {"remade": remade}
+
+
+def _systems(path: Sequence[Jacobian], make: Callable[[Jacobian], Operator], damping: float) -> Row:
+    """Solve ``(A + μI) δ = −Jᵀr`` on a path by conjugate gradients."""
     steps, began = [], time.process_time()
     for J in path:
         root = math.sqrt(damping) * torch.eye(J.shape[1], dtype=J.domain.dtype)
         R = torch.linalg.qr(torch.cat([J.dense(), root]), mode="r").R
         b = -J.backward(J.value[:, None])
         exact = torch.cholesky_solve(b, R.T.contiguous(), upper=False)[:, 0]
-        steps.append(conjugate_gradients(Gram(Dense(R)), M, exact, rtol=_INNER, limit=20 * J.shape[1]))
-    each = steps_promised(kappa.upper, rtol=_INNER)
+        steps.append(conjugate_gradients(Gram(Dense(R)), make(J), exact, rtol=_INNER, limit=20 * J.shape[1]))
     return {
-        "predicted": each * len(path) if math.isfinite(kappa.upper) else None,
         "each": steps,
         "steps": None if None in steps else sum(steps),
         "seconds": time.process_time() - began,
@@ -205,9 +239,9 @@ def _systems(path: Sequence[Jacobian], M: Operator, kappa: Condition, damping: f
 def compared(rows: Sequence[Row]) -> list[Row]:
     """Return the rows with ``speedup``, by optimizer: without a preconditioner over with it.
 
-    ``predicted`` and ``steps`` are ratios of steps, for Levenberg–Marquardt of products in its systems, of which
-    a step of the inner solver may take several, and ``first`` is that of the system where M was made alone;
-    ``products`` and ``seconds`` include the set-up. None if either run did not end, or nothing is predicted.
+    ``predicted``, ``steps`` and ``remade`` are ratios of steps, for Levenberg–Marquardt of products in its systems, of
+    which a step of the inner solver may take several; ``remade`` is of the runs that make M again, without what that
+    costs; ``products`` and ``seconds`` include the set-up. None if either run did not end, or nothing is predicted.
     """
     plain = {row["case"]: row for row in rows if row["method"] == "none"}
     found = []
@@ -223,8 +257,8 @@ def _speedup(before: Row, after: Row, name: str) -> dict[str, float | None]:
     per_step = after["step_matvecs"] if name == "lm" else 1
     costs = {"predicted": per_step, "steps": per_step, "products": 1}
     ratios = {key: _ratio(before[name].get(key), after[name].get(key), cost) for key, cost in costs.items()}
-    if name == "lm":
-        ratios["first"] = _ratio(before[name]["each"][0], after[name]["each"][0], per_step)
+    remade = after[name].get("remade")
+    ratios["remade"] = None if remade is None else _ratio(before[name]["steps"], remade["steps"], per_step)
     ended = before[name]["steps"] is not None and after[name]["steps"] is not None
     return ratios | {"seconds": before[name]["seconds"] / after[name]["seconds"] if ended else None}
 

@@ -74,24 +74,27 @@ class Case:
 
 @dataclass(frozen=True)
 class Start:
-    """What a preconditioner is made from: A = JᵀJ where training starts, and a damping μ."""
+    """What a preconditioner is made from: J at a point, ``A = JᵀJ`` and a damping μ."""
 
     problem: Problem
     model: nn.Module
-    A: Gram
+    J: Jacobian
     damping: float
+
+    @cached_property
+    def A(self) -> Gram:
+        """``JᵀJ``."""
+        return Gram(self.J)
 
     @cached_property
     def damped(self) -> Gram:
         """``A + μI``, with its factor."""
-        return Gram(VStack(self.A.J, math.sqrt(self.damping) * Identity(self.A.domain)))
+        return Gram(VStack(self.J, math.sqrt(self.damping) * Identity(self.A.domain)))
 
     @cached_property
     def hessian(self) -> Hessian:
         """That of ``½‖r‖²``."""
-        J = self.A.J
-        assert isinstance(J, Jacobian)  # made so by the study
-        return Hessian.of_residual(J.map, at=J.at)
+        return Hessian.of_residual(self.J.map, at=self.J.at)
 
     @property
     def products(self) -> int:

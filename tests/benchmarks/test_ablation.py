@@ -111,4 +111,8 @@ def test_what_is_committed_says_what_the_text_says():
     assert max(reached) < 4 and len(reached) < len(bent) / 2
     assert 0.9 < median(row["speedup"]["adam"]["steps"] for row in rows) < 1.1
     assert all(row["speedup"]["lm"]["steps"] < 1 for row in bent if row["lm"]["steps"])
-    assert max(row["speedup"]["lm"]["first"] for row in bent) > 10
+    promised = [lm for row in bent if (lm := row["speedup"]["lm"])["predicted"] and lm["predicted"] > 20]
+    assert len(promised) == 11
+    assert min(lm["remade"] for lm in promised) > 3 and max(lm["remade"] for lm in promised) > 30
+    follows = [row["speedup"]["descent"]["remade"] for row in bent if row["descent"]["remade"]["steps"]]
+    assert max(follows) > 10 and len(follows) == 17
