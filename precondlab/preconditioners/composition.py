@@ -215,8 +215,7 @@ def two_level(A: LinearOperator, smoother: Operator, coarse: Tensor, /) -> Opera
     A = as_operator(A)
     require_square("two_level", A)
     _require_positive("two_level", (smoother,), A)
-    if coarse.dim() != 2 or len(coarse) != A.shape[0]:
-        raise ValueError(f"two_level: expected coarse functions [{A.shape[0]} q], got {tuple(coarse.shape)}")
+    coarse = coarse_functions("two_level", coarse, A.shape[0])
     K, products = coarse_factor(A, coarse, "two_level")
     with torch.no_grad():
         projector = _Complement(K.matrix, finite(A.forward(K.matrix), "two_level", A))
@@ -224,6 +223,14 @@ def two_level(A: LinearOperator, smoother: Operator, coarse: Tensor, /) -> Opera
     facts = (f"{coarse.shape[1]} coarse", _name(smoother))
     setup = _setup(smoother) + products + coarse.shape[1]
     return Preconditioner(inverse, "TwoLevel", *facts, setup_matvecs=setup, space=A.domain)
+
+
+def coarse_functions(caller: str, coarse: object, size: int) -> Tensor:
+    """Return coarse functions ``[n q]``, q ≥ 1, as a tensor, or raise."""
+    found = torch.as_tensor(coarse)
+    if found.dim() != 2 or len(found) != size or not found.shape[1]:
+        raise ValueError(f"{caller}: expected coarse functions [{size} q], q ≥ 1, got {tuple(found.shape)}")
+    return found
 
 
 @torch.no_grad()

@@ -50,6 +50,8 @@ def deflation(values: Any, vectors: Any, /, *, target: float | None = None) -> O
     tensor([1.0000, 1.0000, 0.5000], dtype=torch.float64)
     """
     V = vectors.detach() if isinstance(vectors, Tensor) else torch.from_numpy(np.array(vectors, order="C"))
+    if not (V.is_floating_point() or V.is_complex()):
+        raise ValueError(f"deflation: expected vectors of a floating dtype, got {V.dtype}")
     real = V.real.dtype
     Lambda = torch.as_tensor(values, dtype=real, device=V.device).detach()
     if V.dim() != 2 or Lambda.shape != V.shape[1:] or not 1 <= V.shape[1] <= V.shape[0]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,13 @@ from precondlab.spectrum.extremes import eigsh
 __all__ = ["Weighting", "compare_weights", "equalize"]
 
 Strength = Literal["trace", "largest", "residual"]
+
+
+_PRODUCTS = 20  # for the scale of round-off
+
+
+class _NoStrength(ValueError):
+    """A rule does not apply."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,8 @@ def equalize(
     Raises
     ------
     ValueError
-        If a block is zero by the measure chosen, so that no weight makes it equal to the others.
+        If a block is zero to round-off by the measure chosen, so that no weight makes it equal to the others, or the
+        first has the weight 0.
 
     Cost: at most ``num_matvecs`` products with every block.
     Reference: Wang, Yu & Perdikaris (2022), doi:10.1016/j.jcp.2021.110768, for the traces.
@@ -71,22 +80,24 @@ def equalize(
     21.362830
     """
     present = require_blocks("equalize", A).map.weights
+    first = next(iter(present))
+    if not present[first] > 0:
+        raise ValueError(f"equalize: the weights are relative to that of {first!r}, which is 0; give it a positive one")
     unit = A.reweighted(dict.fromkeys(present, 1.0))
     strengths = {name: _strength(unit.block(name), by, num_matvecs, generator) for name in present}
     dead = [name for name, strength in strengths.items() if not strength > 0]
     if dead:
-        raise ValueError(
+        raise _NoStrength(
             f"equalize: the blocks {dead} have strength 0 by {by!r}: no weight makes them equal to the others; "
             "fix their weights, or measure by another strength"
         )
-    first = next(iter(present))
     return {name: present[first] * strengths[first] / strength for name, strength in strengths.items()}
 
 
 def compare_weights(
     A: Gram, choices: Mapping[str, Mapping[str, float]] | None = None, /, *, num_matvecs: int | None = None
 ) -> list[Weighting]:
-    """Return κ for several choices of the weights, best first; by default the rules of :func:`equalize`.
+    """Return κ for several choices of the weights, best first; by default the rules of :func:`equalize` that apply.
 
     ``choices`` maps a name to weights, as for :meth:`Gram.reweighted`; the present weights are always among them.
 
@@ -99,13 +110,21 @@ def compare_weights(
     """
     present = require_blocks("compare_weights", A).map.weights
     found: dict[str, Mapping[str, float]] = {"present": {}}
-    rules: tuple[Strength, ...] = ("trace", "largest", "residual")
-    found |= {f"equal {by}": equalize(A, by=by) for by in rules} if choices is None else choices
+    found |= _rules(A) if choices is None else choices
     rows = [
         Weighting(name, {**present, **weights}, condition(A.reweighted(weights), num_matvecs=num_matvecs))
         for name, weights in found.items()
     ]
     return sorted(rows, key=lambda row: row.condition.lower)
+
+
+def _rules(A: Gram) -> dict[str, Mapping[str, float]]:
+    rules: tuple[Strength, ...] = ("trace", "largest", "residual")
+    found = {}
+    for by in rules:
+        with suppress(_NoStrength):
+            found[f"equal {by}"] = equalize(A, by=by)
+    return found
 
 
 def _strength(block: Gram, by: Strength, num_matvecs: int, generator: torch.Generator | None) -> float:
@@ -120,7 +139,10 @@ def _strength(block: Gram, by: Strength, num_matvecs: int, generator: torch.Gene
 
 
 def _rate(block: Gram) -> float:
+    """Return ``rᵀKr/‖r‖²``, 0 if it is round-off of the largest eigenvalue."""
     r = require_blocks("equalize", block).value
     if not r.any():
         return 0.0
-    return (block.J.backward(r[:, None]).norm() / r.norm()).item() ** 2
+    rate = (block.J.backward(r[:, None]).norm() / r.norm()).item() ** 2
+    largest = float(eigsh(block, 1, which="LA", num_matvecs=_PRODUCTS, tol=0.1).values[-1])
+    return rate if rate > (len(r) * block.domain.eps) ** 2 * largest else 0.0

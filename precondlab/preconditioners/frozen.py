@@ -37,8 +37,9 @@ def frozen(
 
     the diagonal of A up to the phase of the waves; for constant coefficients it is
     :func:`~precondlab.preconditioners.symbol`. It removes the dependence of κ on the order of the
-    equation and on the frequencies; what the variation of c_α leaves is about ``max |c|² / ⨍|c|²``. Build it
-    again when u has moved.
+    equation and on the frequencies. What the variation of c_α leaves in κ is up to about
+    ``(max |c| / min |c|)²``, as no multiplier of waves sees where in the box a coefficient is large: for high contrast
+    take a preconditioner from the matrix. Build it again when u has moved.
 
     Parameters
     ----------

@@ -22,6 +22,7 @@ from precondlab.preconditioners.spectral import SpectralUpdate
 
 __all__ = ["nystrom", "nystrom_adaptive", "pivoted_cholesky"]
 
+_FIRST_RANK = 16
 _POWER_STEPS = 10  # of the power iteration that estimates the error of an approximation
 
 
@@ -84,7 +85,7 @@ def nystrom_adaptive(
     *,
     damping: float,
     condition: float = 10.0,
-    rank: int = 16,
+    rank: int | None = None,
     max_rank: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Operator:
@@ -103,7 +104,7 @@ def nystrom_adaptive(
     condition
         Upper bound on κ that is aimed at.
     rank, max_rank
-        First rank, and last (n if None).
+        First rank (16 if None, or the last), and last (n if None).
     generator
         For the random columns.
 
@@ -130,6 +131,7 @@ def nystrom_adaptive(
     require_square(name, A)
     limit = size if max_rank is None else max_rank
     require_rank(name, limit, size)
+    rank = min(_FIRST_RANK, limit) if rank is None else rank
     require_rank(name, rank, limit)
     require_damping(name, damping)
     if damping == 0 or not condition > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -87,8 +88,15 @@ def require_damping(caller: str, damping: float) -> None:
         raise ValueError(f"{caller}: expected a finite damping ≥ 0, got {damping}; 0 preconditions A itself")
 
 
+def is_whole(x: object) -> bool:
+    """Return whether x is an integer, Python's or NumPy's."""
+    return isinstance(x, numbers.Integral) and not isinstance(x, bool)
+
+
 def require_rank(caller: str, rank: int, size: int) -> None:
-    """Raise unless 1 ≤ rank ≤ size."""
+    """Raise unless rank is an integer and 1 ≤ rank ≤ size."""
+    if not is_whole(rank):
+        raise ValueError(f"{caller}: expected an integer rank, got {rank!r}")
     if not 1 <= rank <= size:
         raise ValueError(f"{caller}: expected 1 ≤ rank ≤ {size}, the size of the operator, got {rank}")
 

@@ -51,6 +51,10 @@ def lbfgs(steps: Tensor, changes: Tensor, /, *, scale: float | None = None) -> O
         raise ValueError(
             f"lbfgs: expected steps and changes of one shape [n k], k ≥ 1, got {shapes[0]} and {shapes[1]}"
         )
+    if not (
+        isinstance(steps, Tensor) and steps.dtype == changes.dtype and (steps.is_floating_point() or steps.is_complex())
+    ):
+        raise ValueError("lbfgs: expected steps and changes to be tensors of one real or complex floating dtype")
     S, Y = steps.detach(), changes.detach()
     products = (S.conj() * Y).sum(0).real
     limit = torch.finfo(S.dtype).eps * S.norm(dim=0) * Y.norm(dim=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from precondlab.krylov import cg
 from precondlab.operator import Operator, as_operator
-from precondlab.preconditioners.composition import coarse_factor
+from precondlab.operators import Identity
+from precondlab.preconditioners.composition import coarse_factor, coarse_functions
 from precondlab.preconditioners.preconditioner import Preconditioner, finite, require_damping, require_square
 from precondlab.preconditioners.subspaces import Indices, SubspaceFactor, as_indices, subspace_factor
 
@@ -93,7 +95,7 @@ def schwarz(
         )
     S, setup = subspace_factor(A, named, damping, "schwarz")
     before = A.num_matvecs
-    Z = _coarse_functions(A, S, count, coarse)
+    Z = _coarse_functions(A, S, count, coarse, damping)
     setup += A.num_matvecs - before
     facts = [f"{len(named)} subsets", *(["restricted"] if restricted else [])]
     M = S @ S.H
@@ -128,10 +130,15 @@ def subdomains(points: Tensor, parts: Sequence[int], /, *, overlap: float = 0.1)
     >>> subdomains(torch.linspace(0, 1, 5)[:, None], (2,), overlap=0.5)
     [tensor([0, 1, 2, 3]), tensor([1, 2, 3, 4])]
     """
-    if points.dim() != 2 or len(parts) != points.shape[1] or min(parts, default=0) < 1:
-        raise ValueError(f"subdomains: expected points [N d] and d counts, got {tuple(points.shape)} and {parts}")
-    if not overlap >= 0:
-        raise ValueError(f"subdomains: expected overlap ≥ 0, got {overlap}")
+    points = torch.as_tensor(points)
+    if points.dim() != 2 or not len(points) or len(parts) != points.shape[1] or min(parts, default=0) < 1:
+        raise ValueError(
+            f"subdomains: expected points [N d], N ≥ 1, and d counts, got {tuple(points.shape)} and {parts}"
+        )
+    if not points.isfinite().all():
+        raise ValueError("subdomains: the points should be finite")
+    if not 0 <= overlap < math.inf:
+        raise ValueError(f"subdomains: expected a finite overlap ≥ 0, got {overlap}")
     low, high = points.amin(0), points.amax(0)
     width = (high - low) / torch.tensor(parts, dtype=points.dtype, device=points.device)
     margin = overlap * width + 1e-9 * (high - low)
@@ -143,14 +150,14 @@ def subdomains(points: Tensor, parts: Sequence[int], /, *, overlap: float = 0.1)
     return [indices for indices in found if len(indices)]
 
 
-def _coarse_functions(A: Operator, S: SubspaceFactor, count: Tensor, coarse: str | Tensor | None) -> Tensor | None:
+def _coarse_functions(
+    A: Operator, S: SubspaceFactor, count: Tensor, coarse: str | Tensor | None, damping: float
+) -> Tensor | None:
     space = S.codomain
     if coarse is None:
         return None
-    if isinstance(coarse, Tensor):
-        if coarse.dim() != 2 or len(coarse) != space.size:
-            raise ValueError(f"schwarz: expected coarse functions [{space.size} q], got {tuple(coarse.shape)}")
-        return coarse
+    if not isinstance(coarse, str):
+        return coarse_functions("schwarz", coarse, space.size)
     Z = space.zeros(len(S.subsets))
     if coarse == "geneo":
         Z = _local_modes(A, S, count)
@@ -159,7 +166,8 @@ def _coarse_functions(A: Operator, S: SubspaceFactor, count: Tensor, coarse: str
             Z[subset, i] = 1 / count[subset].to(space.dtype)
     elif coarse == "energy":
         # A is the natural preconditioner of its one-level preconditioner: their product has few large eigenvalues
-        weight = cg(S @ S.H, space.zeros(1) + 1, M=A, rtol=_PARTITION_OF_UNITY).check().x
+        damped = A + damping * Identity(space) if damping else A
+        weight = cg(S @ S.H, space.zeros(1) + 1, M=damped, rtol=_PARTITION_OF_UNITY).check().x
         local = S.backward(weight).split(S.sizes)
         for i, (subset, R, piece) in enumerate(zip(S.subsets, S.factors, local, strict=True)):
             Z[subset, i] = torch.linalg.solve_triangular(R, piece, upper=True)[:, 0]

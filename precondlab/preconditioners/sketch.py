@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -112,8 +113,12 @@ def sketch(
     """
     J = as_operator(J)
     m, n = J.shape
-    if not (oversampling >= 1 and m and n):
-        raise ValueError(f"sketch: expected oversampling ≥ 1 and a non-empty J, got {oversampling} and {J.shape}")
+    if not (1 <= oversampling < math.inf and m and n):
+        raise ValueError(
+            f"sketch: expected a finite oversampling ≥ 1 and a non-empty J, got {oversampling} and {J.shape}"
+        )
+    if rcond is not None and not 0 <= rcond < 1:
+        raise ValueError(f"sketch: expected 0 ≤ rcond < 1, relative to the largest singular value, got {rcond}")
     if embedding not in ("sparse", "trigonometric"):
         raise ValueError(f"sketch: expected the embedding 'sparse' or 'trigonometric', got {embedding!r}")
     rows = round(oversampling * n)

@@ -65,8 +65,8 @@ def symbol(
     Raises
     ------
     ValueError
-        If the problem has no symbol, the model no wave vectors, or a mode is in the kernel of D and
-        invisible to every condition.
+        If the problem has no symbol, the model no wave vectors, a mode is in the kernel of D and
+        invisible to every condition, or γ is not positive.
 
     Cost: one column norm of each condition's Jacobian, no product with A.
     Reference: De Ryck, Bonnet, Mishra & de Bézenac (2024), arXiv:2310.05801.
@@ -85,7 +85,11 @@ def symbol(
     require_fourier("symbol", model)
     size = sigma(model.wavevectors).abs() * model.scale
     if kernel is not None:
-        gamma = torch.as_tensor(kernel, dtype=size.dtype, device=size.device).expand_as(size)
+        gamma = torch.as_tensor(kernel, dtype=size.dtype, device=size.device)
+        if gamma.shape not in ((), size.shape) or not ((gamma > 0) & gamma.isfinite()).all():
+            raise ValueError(
+                f"symbol: expected kernel=γ > 0, a number or one for each of {len(size)} coefficients, got {kernel}"
+            )
         P = torch.where(size > threshold, 1 / size.clamp_min(threshold), gamma)
     else:
         seen = seen_by_conditions(problem, model, weights or {})

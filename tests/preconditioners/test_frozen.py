@@ -74,3 +74,11 @@ def test_flow_linearized_at_a_moving_fluid():
         A = operator(problem, model, interior=64 * K * K, boundary=400)
         kappa = pl.condition(A, preconditioner=frozen(problem, model)).check().estimate
         assert kappa < 100 < 1e-3 * pl.condition(A).estimate
+
+
+@pytest.mark.parametrize("contrast", [10.0, 1e3])
+def test_what_contrast_leaves_is_about_its_square(contrast):
+    problem, model = pl.problems.variable_diffusion(contrast), pl.models.fourier(20)
+    A = pl.Gram(pl.Jacobian(problem.residual(model, interior=200)))
+    kappa = pl.condition(A, preconditioner=pl.preconditioners.frozen(problem, model)).estimate
+    assert contrast**2 / 4 < kappa < 4 * contrast**2

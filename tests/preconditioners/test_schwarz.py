@@ -199,3 +199,12 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="overlap ≥ 0"):
         subdomains(torch.ones(4, 1), (2,), overlap=-0.1)
     assert repr(schwarz(A, [slice(0, 4), slice(3, 6)])) == "Schwarz[6×6, 2 subsets, 2 coarse]"
+
+
+def test_a_singular_operator_with_damping_has_its_energy_coarse_space():
+    problem = pl.problems.poisson()
+    model = pl.models.random_features(20, domain=problem.domain, scale=3.0)
+    K = pl.Kernel(pl.Jacobian(problem.residual(model, interior=60)))  # rank 20 of 62
+    subsets = [range(0, 25), range(20, 45), range(40, 62)]
+    M = schwarz(K, subsets, damping=1e-6)
+    assert torch.linalg.eigvalsh(M.dense()).min() > 0

@@ -68,7 +68,10 @@ def test_equalized_blocks_are_equally_strong(by):
     assert strengths == pytest.approx([strengths[0]] * len(strengths), rel=1e-2 if by == "largest" else 1e-9)
 
 
-def test_weights_are_compared_by_kappa_and_none_removes_its_growth(A):
+def test_weights_are_compared_by_kappa_and_none_removes_its_growth():
+    model = pl.models.fourier(5)
+    torch.nn.init.normal_(model.coefficients, generator=torch.Generator().manual_seed(0))
+    A = Gram(Jacobian(pl.problems.poisson().residual(model, interior=40, weights={"boundary": 3.0})))
     rows = pl.preconditioners.compare_weights(A)
     assert {row.name for row in rows} == {"present", "equal trace", "equal largest", "equal residual"}
     kappas = [row.condition.estimate for row in rows]
@@ -76,6 +79,24 @@ def test_weights_are_compared_by_kappa_and_none_removes_its_growth(A):
     present = next(row for row in rows if row.name == "present")
     assert present.weights == {"interior": 1.0, "boundary": 3.0}
     assert present.condition.estimate == pytest.approx(pl.condition(A).estimate)
+
+
+def test_a_residual_that_is_round_off_has_no_strength():
+    """At u = 0 the ends of Poisson's problem are met to sin π ≈ 1e-16."""
+    A = Gram(Jacobian(pl.problems.poisson().residual(pl.models.fourier(5), interior=40)))
+    assert 0 < A.J.block("boundary").value.norm() < 1e-14
+    with pytest.raises(ValueError, match=r"blocks \['boundary'\] have strength 0 by 'residual'"):
+        pl.preconditioners.equalize(A, by="residual")
+    assert {row.name for row in pl.preconditioners.compare_weights(A)} == {"equal trace", "equal largest", "present"}
+
+
+def test_the_sweep_is_the_curve_of_kappa(A):
+    found = pl.preconditioners.balance(A, "boundary", bounds=(0.1, 1e4))
+    assert list(found.sweep) == sorted(found.sweep) and len(found.sweep) > 10
+    for weight, kappa in list(found.sweep.items())[::4]:
+        dense = A.reweighted({"boundary": weight}).J.dense().numpy()
+        assert kappa == pytest.approx(np.linalg.cond(dense) ** 2, rel=1e-6)
+    assert found.sweep[found.weight] == found.condition.lower == min(found.sweep.values())
 
 
 def test_a_block_without_influence_cannot_be_equalized():
