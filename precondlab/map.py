@@ -70,6 +70,7 @@ class Map:
         quadrature: Mapping[str, Tensor] | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> None:
+        _require_functions(residual, points)
         self.params, self.frozen = _split_frozen(params)
         self.domain = Space.of(self.params)
         self._module: nn.Module | None = None
@@ -80,6 +81,11 @@ class Map:
         else:
             self._whole = residual
         self.points = _same_blocks(points, residual)
+        wrong = [n for n, x in (self.points or {}).items() if x.dtype != self.domain.dtype and self._pointwise(n)]
+        if wrong:
+            raise TypeError(
+                f"Map: the points of {wrong} should be {self.domain.dtype}, as the parameters; convert them"
+            )
         self._build(quadrature or {}, weights or {})
 
     @classmethod
@@ -222,6 +228,9 @@ class Map:
 
     # Internals -----------------------------------------------------------------------------
 
+    def _pointwise(self, block: str) -> bool:
+        return isinstance(self._parts[block], Pointwise)
+
     def _blocks(self, params: Params, rows: Rows | None) -> dict[str, Tensor]:
         with differentiable():
             if self._whole is not None:
@@ -279,6 +288,7 @@ class Map:
         return block
 
     def _check_quadrature(self, name: str, weight: Tensor) -> Tensor:
+        weight = torch.as_tensor(weight, device=self.domain.device)
         if self.points is None or name not in self.points or weight.shape != self.points[name].shape[:1]:
             raise ValueError(f"Map: quadrature for block {name!r} needs one weight per point of that block")
         if not (weight >= 0).all():
@@ -329,6 +339,20 @@ class _ClosureModule(nn.Module):
 
     def forward(self) -> Any:
         return self._closure()
+
+
+def _require_functions(residual: object, points: object) -> None:
+    """Raise unless a residual is a function of the parameters, or functions of parameters and points."""
+    if isinstance(residual, nn.Module):
+        raise TypeError(
+            "Map: a model is no residual; take pl.Map.of_module(model, closure), where closure() returns the residual, "
+            "or problem.residual(model)"
+        )
+    if isinstance(residual, Pointwise):
+        raise TypeError('Map: a Pointwise residual needs points: pl.Map({"": residual}, params, points={"": x})')
+    functions = residual.values() if isinstance(residual, Mapping) else [residual]
+    if not all(map(callable, functions)):
+        raise TypeError(f"Map: expected a function, or a dict of functions, for the residual, got {residual!r}")
 
 
 def _split_frozen(params: Params) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from precondlab.differentiation import linearize
 from precondlab.differentiation.choose import RouteName, choose
 from precondlab.map import Map, refuse_training_mode
 from precondlab.operator import Operator
 from precondlab.operators.chunks import Chunks
-from precondlab.operators.plan import Option, Plan, seconds
+from precondlab.operators.plan import Flops, Option, Plan, seconds
 from precondlab.space import Space
 
 __all__ = ["Jacobian", "tangent"]
 
 
 _BEYOND_CACHE = 2**28  # bytes
+_COLUMNS = 4  # of a product by which forming J is timed where its rows come together
 
 
 class Jacobian(Operator):
@@ -40,7 +42,8 @@ class Jacobian(Operator):
         do not fit together are rebuilt in every product. With ``jets`` it covers set-up and a product with
         one vector, everything included, down to the least that these take: 6 vectors and a chunk; each
         further column of a block takes 3 vectors more. With other routes it covers what is kept between
-        products, and the working memory of a product comes on top.
+        products, and the working memory of a product comes on top; a map given by one function keeps its whole
+        graph, whatever the budget.
 
     Raises
     ------
@@ -71,6 +74,8 @@ class Jacobian(Operator):
                 f"Jacobian: expected a pl.Map, got {type(map).__name__}; "
                 "make one by pl.Map(residual, params) or pl.Map.of_module(model, closure)"
             )
+        if not isinstance(memory_budget, numbers.Real) or not 0 < memory_budget < math.inf:
+            raise ValueError(f"Jacobian: expected memory_budget to be a number of bytes > 0, got {memory_budget!r}")
         super().__init__(map.domain, map.codomain)
         self.map = map
         self.at = _point(map, at)
@@ -85,7 +90,7 @@ class Jacobian(Operator):
     @property
     def value(self) -> Tensor:
         """The weighted residual ``[m]`` at the point of linearization."""
-        raw = torch.cat([route.value[part] for _, part, route in self._chunks(self._rows)])
+        raw = torch.cat([self._scale[:0], *(route.value[part] for _, part, route in self._chunks(self._rows))])
         return raw * self._scale[self._rows]
 
     def reweighted(self, weights: Mapping[str, float]) -> Jacobian:
@@ -97,7 +102,7 @@ class Jacobian(Operator):
         """Return the rows of one named block; nothing is recomputed."""
         if name not in self.codomain.slices:
             raise ValueError(f"{self!r}: no block {name!r}; the residual has {list(self.codomain.slices)}")
-        return self._view(self.map.codomain.slices[name], self.map, self._scale)
+        return self._view(self.map.codomain.slices[name], self.map, self._scale, [name])
 
     def moved(self, at: Mapping[str, Tensor] | Tensor) -> Jacobian:
         """Return the Jacobian of the same map at another point, by the same route, which is not checked again.
@@ -116,38 +121,48 @@ class Jacobian(Operator):
     def plan(self, *, num_matvecs: int = 300) -> Plan:
         """Compare products as they are with a formed J, for a number of products with ``JᵀJ``.
 
-        Cost: three products and, on a sample of rows, a dense Jacobian.
+        J is formed for all blocks. Cost: at most five products; if J fits the memory budget also the rows of J at a few
+        points, or products with a few columns where rows cannot be had on their own.
         """
-        m, n = self.shape
         v = self.domain.random(1)
-        sample, rows = self.map.sample()
-        route = linearize(sample, self.at, self.domain, self.route)
-        itemsize = self.domain.dtype.itemsize
-        # as in the whole product, the matrix should not fit in cache
-        copies = max(1, min(m // rows, _BEYOND_CACHE // (rows * n * itemsize)))
-        matrix = route.dense().repeat(copies, 1)
-        dense = Option(
-            "dense",
-            setup_seconds=0.0 if self._matrix is not None else m / rows * seconds(route.dense),
-            product_seconds=m / len(matrix) * seconds(lambda: matrix.T @ (matrix @ v)),
-            flops=4 * m * n,
-            bytes=m * n * itemsize,
-            fits=m * n * itemsize <= self._memory_budget,
-        )
-        with FlopCounterMode(display=False) as counter:
+        with Flops() as counter:
             self._free_gram(v)
         free = Option(
             "matrix-free",
             setup_seconds=0.0,
             product_seconds=seconds(lambda: self._free_gram(v)),
-            flops=counter.get_total_flops(),
+            flops=counter.total,
             bytes=sum(route.kept_bytes for _, _, route in self._chunks(self._rows)),
             fits=True,
         )
+        m, n = self.map.codomain.size, self.domain.size
+        size = m * n * self.domain.dtype.itemsize
+        fits = size <= self._memory_budget
+        setup, product = self._dense_seconds(v) if fits else (math.inf, math.inf)
+        dense = Option("dense", setup, product * self.shape[0] / m, flops=4 * self.shape[0] * n, bytes=size, fits=fits)
         return Plan(num_matvecs, (free, dense))
 
+    def _dense_seconds(self, v: Tensor) -> tuple[float, float]:
+        """Return estimates of the seconds to form J, all blocks of it, and to multiply by JᵀJ then."""
+        (m, n), itemsize = (self.map.codomain.size, self.domain.size), self.domain.dtype.itemsize
+        if self._matrix is not None:
+            matrix, setup = self._matrix, 0.0
+        elif self.map.chunkable:
+            sample, rows = self.map.sample()
+            route = linearize(sample, self.at, self.domain, self.route)
+            setup = m / rows * seconds(route.dense)
+            # as in the whole product, the matrix should not fit in cache
+            matrix = route.dense().repeat(max(1, min(m // rows, _BEYOND_CACHE // (rows * n * itemsize))), 1)
+        else:
+            ((_, _, route),) = self._chunks(slice(0, m))
+            columns = min(_COLUMNS, m, n)
+            V = self.domain.random(columns) if n <= m else self.map.codomain.random(columns)
+            setup = min(m, n) / columns * seconds(lambda: route.jvp(V) if n <= m else route.vjp(V))
+            matrix = v.new_ones(max(1, min(m, _BEYOND_CACHE // (n * itemsize))), n)
+        return setup, m / len(matrix) * seconds(lambda: matrix.T @ (matrix @ v))
+
     def formed(self) -> Jacobian:
-        """Return the same operator with its matrix formed once; products are then dense.
+        """Return the same operator with its matrix formed once, of all blocks; products are then dense.
 
         Raises
         ------
@@ -199,12 +214,8 @@ class Jacobian(Operator):
             for names, a, g in route.layers(scale):  # type: ignore[attr-defined]
                 yield block, names, a, g
 
-    def _view(self, rows: slice, map: Map, scale: Tensor) -> Jacobian:
-        shapes = {
-            name: shape
-            for name, shape in map.codomain.shapes.items()
-            if rows.start <= map.codomain.slices[name].start and map.codomain.slices[name].stop <= rows.stop
-        }
+    def _view(self, rows: slice, map: Map, scale: Tensor, blocks: Iterable[str] | None = None) -> Jacobian:
+        shapes = {name: map.codomain.shapes[name] for name in (self.codomain.shapes if blocks is None else blocks)}
         view = object.__new__(Jacobian)
         Operator.__init__(view, self.domain, Space(shapes, dtype=self.domain.dtype, device=self.domain.device))
         view.map, view.at, view.route, view._chunks = map, self.at, self.route, self._chunks
@@ -216,14 +227,15 @@ class Jacobian(Operator):
         if self._matrix is not None:
             # rows of few vectors times a matrix: three times faster than the matrix times few columns
             return (V.T.contiguous() @ self._matrix[self._rows].T).T * self._scale[self._rows, None]
-        parts = [route.jvp(V)[part] for _, part, route in self._chunks(self._rows)]
+        parts = [V[:0], *(route.jvp(V)[part] for _, part, route in self._chunks(self._rows))]
         return torch.cat(parts) * self._scale[self._rows, None]
 
     def _apply_adjoint(self, U: Tensor) -> Tensor:
         U = U * self._scale[self._rows, None]
         if self._matrix is not None:
             return (U.T.contiguous() @ self._matrix[self._rows]).T
-        return _sum(route.vjp(_pad(U[rows], part, len(route.value))) for rows, part, route in self._chunks(self._rows))
+        chunks = self._chunks(self._rows)
+        return self._sum(U, (route.vjp(_pad(U[rows], part, len(route.value))) for rows, part, route in chunks))
 
     def gram(self, V: Tensor) -> Tensor:
         """Return ``JᵀJ V`` for a block ``[n k]``, visiting every chunk once."""
@@ -235,13 +247,26 @@ class Jacobian(Operator):
 
     def _free_gram(self, V: Tensor) -> Tensor:
         square = self._scale[self._rows, None] ** 2
-        return _sum(
-            route.gram(V, _pad(square[rows], part, len(route.value))[:, 0])
-            for rows, part, route in self._chunks(self._rows)
+        chunks = self._chunks(self._rows)
+        return self._sum(
+            V, (route.gram(V, _pad(square[rows], part, len(route.value))[:, 0]) for rows, part, route in chunks)
         )
 
+    def _sum(self, V: Tensor, terms: Iterator[Tensor]) -> Tensor:
+        """Add new tensors into the first of them; of none the sum is zero."""
+        total = next(terms, None)
+        if total is None:
+            return self.domain.zeros(V.shape[1])
+        for term in terms:
+            total += term
+        return total
+
     def _free_dense(self, rows: slice) -> Tensor:
-        return torch.cat([route.dense()[part] for _, part, route in self._chunks(rows)])
+        size = rows.stop - rows.start, self.domain.size
+        matrix = torch.empty(size, dtype=self.domain.dtype, device=self.domain.device)
+        for place, part, route in self._chunks(rows):
+            matrix[place] = route.dense()[part]
+        return matrix
 
     def __repr__(self) -> str:
         m, n = self.shape
@@ -270,6 +295,8 @@ def tangent(model: nn.Module, points: Tensor, **options: object) -> Jacobian:
 
 
 def _point(map: Map, at: Mapping[str, Tensor] | Tensor | None) -> dict[str, Tensor]:
+    if not isinstance(at, Mapping | Tensor | None):
+        raise TypeError(f"Jacobian: at should be a dict of parameters or a flat tensor, got {type(at).__name__}")
     params = map.params if at is None else at if isinstance(at, Mapping) else map.domain.unravel(at)
     map.domain.ravel(params)  # raises if a block is missing or has the wrong shape
     for name, value in params.items():
@@ -282,15 +309,6 @@ def _point(map: Map, at: Mapping[str, Tensor] | Tensor | None) -> dict[str, Tens
     if any(not value.isfinite().all() for value in point.values()):
         raise ValueError("Jacobian: the point of linearization has entries that are not finite")
     return point
-
-
-def _sum(terms: Iterable[Tensor]) -> Tensor:
-    """Add new tensors into the first of them."""
-    terms = iter(terms)
-    total = next(terms)
-    for term in terms:
-        total += term
-    return total
 
 
 def _pad(U: Tensor, part: slice, size: int) -> Tensor:

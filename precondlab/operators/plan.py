@@ -5,18 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 __all__ = ["Option", "Plan"]
+
+_LONG = 0.5  # seconds that no warm-up matters to
 
 Way = Literal["matrix-free", "dense"]
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to multiply by A: seconds to set up and per product, operations per product, bytes kept."""
+    """One way to multiply by A: seconds to set up and per product, operations per product, bytes kept.
+
+    What does not fit in memory is not measured: its seconds are infinite.
+    """
 
     way: Way
     setup_seconds: float
@@ -54,21 +61,43 @@ class Plan:
             over = "" if o.fits else "  over the budget"
             lines.append(
                 f"  {o.way:11}  {o.setup_seconds:8.3g} s set-up  {o.product_seconds:8.3g} s a product  "
-                f"{o.total(self.num_matvecs):8.3g} s in all  {o.bytes / 1e6:8.4g} MB{over}"
+                f"{o.total(self.num_matvecs):8.3g} s in all  {o.flops / 1e9:8.3g} GFlop a product  "
+                f"{o.bytes / 1e6:8.4g} MB{over}"
             )
         return "\n".join(lines)
 
 
-def seconds(action: Callable[[], object], *, repeats: int = 2) -> float:
-    """Return the shortest of a few timings, after one call to warm up."""
+class Flops(TorchDispatchMode):
+    """Count the operations of matrix products and convolutions, two for a multiplication and an addition.
+
+    >>> with Flops() as counter:
+    ...     _ = torch.ones(2, 3) @ torch.ones(3, 4)
+    >>> counter.total
+    48
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        count = flop_registry.get(func._overloadpacket)
+        self.total += 0 if count is None else count(*args, **kwargs, out_val=result)
+        return result
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Return the shorter of two timings after one call to warm up; of a long action, the time of that call."""
     timings = []
-    for _ in range(repeats + 1):
+    while len(timings) < 3 and sum(timings) < _LONG:
         _synchronize()
         start = time.perf_counter()
         action()
         _synchronize()
         timings.append(time.perf_counter() - start)
-    return min(timings[1:])
+    return min(timings[1:] or timings)
 
 
 def _synchronize() -> None:

@@ -1,11 +1,13 @@
 """Jacobians: dense oracle, chunks, blocks, weights, points, tied and frozen parameters."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import precondlab as pl
 from precondlab import problems
 from precondlab.map import Map
 from precondlab.models import mlp
@@ -253,3 +255,75 @@ def test_a_plan_forms_small_jacobians_for_many_products_and_none_over_the_budget
     assert free.flops > 0
     assert "100000 products: dense" in str(plan)
     assert Jacobian(r, memory_budget=5_000).plan(num_matvecs=100_000).way == "matrix-free"
+
+
+def test_a_plan_costs_little_where_the_matrix_does_not_fit():
+    model = pl.models.mlp((2, 30, 30, 1), seed=0)
+    x = torch.rand(300, 2, dtype=torch.float64)
+    J = Jacobian(Map.of_module(model, lambda: model(x)), memory_budget=10**6)
+    plan = J.plan(num_matvecs=10**6)
+    assert plan.way == "matrix-free" and plan.options[1].total(1) == np.inf
+    assert J.num_matvecs == 0
+
+
+@pytest.mark.parametrize("route", ["jets", "graph", "functional", "dual"])
+def test_every_route_has_a_plan_that_counts_its_operations(route):
+    problem, model = pl.problems.poisson(2), pl.models.mlp((2, 8, 8, 1), seed=0)
+    J = Jacobian(problem.residual(model, interior=30, boundary=10), route=route)
+    free, dense = J.plan().options
+    assert free.flops > 4 * 30 * 8 * 8 and dense.flops == 4 * J.shape[0] * J.shape[1]
+    assert dense.setup_seconds < np.inf
+
+
+def test_what_a_plan_of_a_block_promises_can_be_done():
+    problem, model = pl.problems.poisson(2), pl.models.mlp((2, 8, 8, 1), seed=0)
+    r = problem.residual(model, interior=200, boundary=10)
+    J = Jacobian(r, memory_budget=100_000).block("boundary")
+    assert J.plan(num_matvecs=10**7).way == "matrix-free"  # all blocks would be formed
+    with pytest.raises(ValueError, match="the matrix needs"):
+        J.formed()
+
+
+def test_a_formed_jacobian_fits_the_budget_of_its_matrix():
+    a = torch.zeros(2000, dtype=torch.float64)
+    r = Map({"": lambda p, x: x @ p["a"]}, {"a": a}, points={"": torch.randn(2000, 2000, dtype=torch.float64)})
+    J = Jacobian(r, memory_budget=40_000_000, route="graph")
+    assert torch.equal(J.formed().dense(), r.points[""])
+
+
+def test_an_empty_block_has_products():
+    x = torch.rand(4, 1, dtype=torch.float64)
+    rows = {"a": lambda p, x: x[:, 0] * p["w"], "e": lambda p, x: x[:, 0] + p["w"]}
+    r = Map(rows, {"w": torch.ones((), dtype=torch.float64)}, points={"a": x, "e": x[:0]})
+    J = Jacobian(r)
+    assert list(J.block("a").codomain.shapes) == ["a"]
+    assert (J.block("e") @ J.domain.random()).shape == (0,)
+    assert torch.equal(J.block("e").H @ J.block("e").codomain.zeros(), J.domain.zeros())
+    assert torch.equal(pl.Gram(J.block("e")) @ J.domain.random(), J.domain.zeros())
+    assert torch.equal(J.block("a").dense(), x)
+    assert J.block("e").value.shape == (0,)
+
+
+@pytest.mark.parametrize("budget", [-5, 0, "1GB", None, float("nan"), float("inf")])
+def test_a_budget_is_a_number_of_bytes(budget):
+    r = Map(lambda p: p["a"], {"a": torch.ones(2)})
+    with pytest.raises(ValueError, match="number of bytes > 0"):
+        Jacobian(r, memory_budget=budget)
+
+
+def test_mistakes_with_maps_are_named():
+    model = pl.models.mlp((1, 3, 1), seed=0)
+    params, x = dict(model.named_parameters()), torch.rand(3, 1)
+    u = pl.Pointwise(model, lambda x, u: u(x)[:, 0])
+    with pytest.raises(TypeError, match="of_module"):
+        Map(model, params)
+    with pytest.raises(TypeError, match="needs points"):
+        Map(u, params)
+    with pytest.raises(TypeError, match="expected a function"):
+        Map(3, params)
+    with pytest.raises(TypeError, match=r"points of \[''\] should be torch.float64"):
+        Map({"": u}, params, points={"": x})
+    weighted = Map({"": u}, params, points={"": x.double()}, quadrature={"": [1.0, 2.0, 3.0]})
+    assert weighted.value.shape == (3,)
+    with pytest.raises(TypeError, match="dict of parameters or a flat tensor, got list"):
+        Jacobian(weighted, at=[1.0])
