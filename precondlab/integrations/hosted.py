@@ -34,7 +34,8 @@ class Hosted(torch.optim.Optimizer):
         ``make(residual, **options)`` gives the optimizer, e.g. ``pl.optim.LevenbergMarquardt``; called when the
         first map comes.
     options
-        For ``make``. The host's schedule scales ``lr``, or what the optimizer chooses in its place.
+        For ``make``. The host's schedule scales ``lr``, or what the optimizer chooses in its place: a factor of
+        the step for ``LevenbergMarquardt``, the first length tried for methods with a line search.
 
     Attributes
     ----------
@@ -44,8 +45,8 @@ class Hosted(torch.optim.Optimizer):
     Raises
     ------
     ValueError
-        For a map of other parameters, a step before the first map, a closure with another loss, a schedule of
-        lr for an optimizer without one, or a state of other parameters or another method.
+        For a map of other parameters, a step before the first map, a closure with another loss, or a state of other
+        parameters or another method.
     Breakdown
         If the host's loss is not finite; the parameters are left as they were.
 
@@ -64,7 +65,7 @@ class Hosted(torch.optim.Optimizer):
         rate = options.get("lr")
         self._make, self._options = make, options
         self._rate = 1.0 if rate is None else rate
-        self._unit: float | None = None
+        self._unit = 1.0
         self._largest = 0.0
         self._pending: dict[str, Any] | None = None
         self._residual: Map | None = None
@@ -82,8 +83,7 @@ class Hosted(torch.optim.Optimizer):
         self._residual = residual
         if self.inner is None:
             self.inner = self._make(residual, **self._options)
-            rate = self.inner.param_groups[0].get("lr")
-            self._unit = None if rate is None else rate / self._rate
+            self._unit = self.inner.param_groups[0]["lr"] / self._rate
             if self._pending is not None:
                 self._load(self.inner, self._pending)
         else:
@@ -141,15 +141,8 @@ class Hosted(torch.optim.Optimizer):
         self._unit, self._pending = pending["unit"], None
 
     def _schedule(self, inner: torch.optim.Optimizer) -> None:
-        rate = self.param_groups[0]["lr"]
-        if self._unit is not None:
-            for group in inner.param_groups:
-                group["lr"] = self._unit * rate
-        elif rate != self._rate:
-            raise ValueError(
-                f"Hosted: {self._make.__name__} has no learning rate, but a schedule changed lr to {rate}; "
-                "train with a constant schedule"
-            )
+        for group in inner.param_groups:
+            group["lr"] = self._unit * self.param_groups[0]["lr"]
 
     def _compare(self, loss: Any, residual: Map) -> None:
         if loss is None:

@@ -33,8 +33,8 @@ class Trainer(transformers.Trainer):
     """``transformers.Trainer`` that hands its optimizer a closure: the loss of the batch, and its gradient.
 
     For optimizers that evaluate the loss themselves, such as ``torch.optim.LBFGS``, and with ``residual`` for
-    :class:`Hosted` ones: ``optimizers=(Hosted(model.parameters(), make), None)``, for methods without a
-    learning rate with ``lr_scheduler_type="constant"``. Gradients are not clipped in the closure.
+    :class:`Hosted` ones: ``optimizers=(Hosted(model.parameters(), make), None)``, for methods that find the length of
+    their steps themselves with ``lr_scheduler_type="constant"``. Gradients are not clipped in the closure.
 
     Parameters
     ----------

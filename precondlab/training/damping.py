@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,13 +15,14 @@ from precondlab.operator import Operator
 from precondlab.operators import Dense, Identity, Jacobian
 from precondlab.preconditioners.embedding import Trigonometric
 from precondlab.space import Space
-from precondlab.training.rows import compressed, finite, weighted_rows
+from precondlab.training.rows import compressed, finite, weighted_rows, whole_bytes
 
 __all__ = [
     "Linearization",
     "Solver",
     "krylov",
     "linearization",
+    "require_options",
     "singular",
     "sketched",
 ]
@@ -111,7 +112,8 @@ def linearization(
     """Linearize a residual at its parameters and decompose the Jacobian: densely, on a Krylov space, or sketched.
 
     The dense way passes over the rows in pieces that fit the budget and reduces them by QR, so it needs
-    ``min(m, n)·n`` numbers however many rows there are. It is taken if that fits and ``min(m, n) ≤ 4096``.
+    ``min(m, n)·n`` numbers however many rows there are; all rows at once for a map without points. It is taken if
+    four times that fits and ``min(m, n) ≤ 4096``.
 
     Parameters
     ----------
@@ -122,12 +124,14 @@ def linearization(
     memory_budget
         Bytes.
     maxiter
-        Steps of :func:`krylov`.
+        Steps of :func:`krylov`; fewer if their vectors exceed the budget.
     size, generator
         Of :func:`sketched`.
 
     Raises
     ------
+    ValueError
+        For an unknown solver, options below 1, and rows that the solver needs at once but that exceed the budget.
     Breakdown
         If the residual or its Jacobian is not finite.
 
@@ -138,12 +142,14 @@ def linearization(
     >>> linearization(Map(lambda p: p["a"] * torch.tensor([3.0, 1.0]), {"a": a})).values
     tensor([3., 1.])
     """
+    require_options("linearization", solver=solver, memory_budget=memory_budget, maxiter=maxiter, size=size)
     m, n, itemsize = residual.codomain.size, residual.domain.size, residual.domain.dtype.itemsize
     if solver is None:
-        fits = 4 * min(m, n) * n * itemsize <= memory_budget
+        fits = max(4 * min(m, n) * n * itemsize, whole_bytes(residual)) <= memory_budget
         solver = "dense" if fits and min(m, n) <= _LARGEST_SVD else "krylov"
     if solver == "krylov":
         value = finite(residual.value, residual).detach()
+        maxiter = min(maxiter, max(1, memory_budget // ((m + n) * itemsize)))
         return krylov(Jacobian(residual, memory_budget=memory_budget), value, maxiter=maxiter)
     if solver == "sketch":
         return sketched(residual, size=size, known=known, memory_budget=memory_budget, generator=generator)
@@ -158,6 +164,18 @@ def linearization(
         reduced = compressed(reduced, finite(piece, residual))
     J = Jacobian(residual, memory_budget=memory_budget)
     return singular(J, torch.cat(values), reduced=reduced)
+
+
+def require_options(caller: str, *, solver: object, memory_budget: int, maxiter: int, size: int) -> None:
+    """Raise unless these are options of :func:`linearization`."""
+    known = get_args(Solver)
+    if solver is not None and solver not in known:
+        raise ValueError(
+            f"{caller}: expected a solver of {', '.join(known)}, or None to choose by size, got {solver!r}"
+        )
+    for name, value in {"memory_budget": memory_budget, "maxiter": maxiter, "size": size}.items():
+        if not value >= 1:
+            raise ValueError(f"{caller}: expected {name} ≥ 1, got {value}")
 
 
 def singular(J: Operator, r: Tensor, *, reduced: Tensor | None = None) -> Linearization:
@@ -257,7 +275,7 @@ def sketched(
     Raises
     ------
     ValueError
-        If the size is not positive.
+        If the size is not positive, or for a map without points whose rows exceed the budget.
     Breakdown
         If the residual or its Jacobian is not finite.
 

@@ -12,7 +12,9 @@ from precondlab.differentiation.choose import choose
 from precondlab.errors import Breakdown
 from precondlab.map import Map
 
-__all__ = ["compressed", "finite", "reduced_rows", "routes", "row_norms", "weighted_rows"]
+__all__ = ["compressed", "finite", "reduced_rows", "routes", "row_norms", "weighted_rows", "whole_bytes"]
+
+_COPIES = 4  # of the rows that exist while they are reduced
 
 
 def routes(residual: Map) -> dict[str, str]:
@@ -33,14 +35,32 @@ def routes(residual: Map) -> dict[str, str]:
 
 
 def weighted_rows(residual: Map, known: Mapping[str, str] | None, memory_budget: int) -> Iterator[Tensor]:
-    """Yield ``[J r]`` ``[b n+1]``, a few rows at a time if they can be differentiated on their own."""
+    """Yield ``[J r]`` ``[b n+1]``, a few rows at a time if they can be differentiated on their own.
+
+    Raises
+    ------
+    ValueError
+        If they cannot, and exceed the budget.
+    """
+    if whole_bytes(residual) > memory_budget:
+        raise ValueError(
+            f"{residual!r} cannot be evaluated in parts, and the rows of its Jacobian need {whole_bytes(residual):,} "
+            f"bytes at once where memory_budget is {memory_budget:,}: give it block by block with points, "
+            "pl.Map({block: function}, params, points={block: x}), raise the budget, or take a Krylov solver"
+        )
     at = {name: value.detach() for name, value in residual.params.items()}
     known = routes(residual) if known is None else known
     scale = residual.scale()
     for place, points in _pieces(residual, memory_budget // 8):
         route = known[next(iter(points or known))]
         part = linearize(residual.raw(points), at, residual.domain, route)
-        yield torch.cat([part.dense(), part.value[:, None]], dim=1) * scale[place, None]
+        yield torch.cat([part.dense(), part.value[:, None]], dim=1).mul_(scale[place, None])
+
+
+def whole_bytes(residual: Map) -> int:
+    """Return the bytes that rows of J take where all have to be had at once, and else 0."""
+    m, n, itemsize = residual.codomain.size, residual.domain.size, residual.domain.dtype.itemsize
+    return _COPIES * m * (n + 1) * itemsize if residual.points is None else 0
 
 
 def _pieces(residual: Map, size: int) -> Iterator[tuple[slice, dict[str, slice] | None]]:

@@ -207,17 +207,13 @@ def test_mistakes_change_nothing(tmp_path):
         trainer(tmp_path, fit(), curve(), gradient_accumulation_steps=2)
     with pytest.raises(ValueError, match="set the dropout probabilities"):
         trainer(tmp_path, bert(dropout=0.1), words())
-    for options, more, message in (
-        ({"factor": 2.0}, {}, "the host's loss is"),
-        ({}, {"lr_scheduler_type": "linear"}, "has no learning rate"),
-    ):
-        model = fit(**options)
-        run = hosted(tmp_path, model, **more)
-        before = []
-        run.add_callback(Before(model, before))
-        with pytest.raises(ValueError, match=message):
-            run.train()
-        assert torch.equal(before[-1], parameters(model))
+    model = fit(factor=2.0)
+    run = hosted(tmp_path, model)
+    before = []
+    run.add_callback(Before(model, before))
+    with pytest.raises(ValueError, match="the host's loss is"):
+        run.train()
+    assert torch.equal(before[-1], parameters(model))
     narrow = hosted(tmp_path, fit(width=5), steps=1)
     narrow.train()
     model = fit()

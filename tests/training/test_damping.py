@@ -123,3 +123,45 @@ def test_a_sketch_needs_a_size():
 
 def network(width, interior=40):
     return pl.problems.poisson(2).residual(pl.models.mlp((2, width, 1), seed=0), interior=interior, boundary=12)
+
+
+def sines(m=4000, n=12):
+    """A map without points."""
+    generator = torch.Generator().manual_seed(0)
+    place = torch.randint(n, (m,), generator=generator)
+    a = torch.randn(n, dtype=torch.float64, generator=generator)
+    return pl.Map(lambda p: torch.sin(p["a"][place]) - 0.5, {"a": a})
+
+
+def test_rows_that_cannot_be_had_in_parts_count_whole():
+    r = sines()
+    needed = 4 * 4000 * 13 * 8
+    assert linearization(r, memory_budget=needed).solver == "dense"
+    assert linearization(r, memory_budget=needed - 1).solver == "krylov"
+    for solver in ("dense", "sketch"):
+        with pytest.raises(ValueError, match=rf"need {needed:,} bytes at once.*block by block with points"):
+            linearization(r, solver=solver, memory_budget=needed - 1)
+    in_parts = pl.problems.poisson(1).residual(pl.models.mlp((1, 4, 1), seed=0), interior=4000)
+    assert linearization(in_parts, memory_budget=needed - 1).solver == "dense"
+
+
+def test_a_krylov_space_fits_the_budget():
+    r = sines()
+    assert linearization(r, solver="krylov").rank > 6
+    assert linearization(r, memory_budget=6 * (4000 + 12) * 8).rank == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solver": "spare"}, r"expected a solver of dense, krylov, sketch, or None .*, got 'spare'"),
+        ({"maxiter": 0}, "expected maxiter ≥ 1, got 0"),
+        ({"size": 0}, "expected size ≥ 1, got 0"),
+        ({"memory_budget": 0}, "expected memory_budget ≥ 1, got 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        linearization(network(width=3), **options)
+    with pytest.raises(ValueError, match="LevenbergMarquardt: " + message):
+        pl.optim.LevenbergMarquardt(network(width=3), **options)

@@ -270,6 +270,29 @@ def test_spring_without_momentum_is_the_damped_step_of_least_norm():
     torch.testing.assert_close(optimizer.point() - start, -0.3 * J.T @ torch.linalg.solve(kernel, value))
 
 
+@pytest.mark.parametrize("kind", [pl.optim.LBFGS, pl.optim.SelfScaledBroyden])
+def test_the_learning_rate_is_the_first_length_tried(kind):
+    moved = []
+    for lr in (1.0, 0.25):
+        optimizer = kind(network()[1], lr=lr)
+        start = optimizer.point()
+        optimizer.step()
+        assert optimizer.diagnostics.trials == 1
+        moved.append(optimizer.point() - start)
+    torch.testing.assert_close(moved[1], 0.25 * moved[0])
+    for _ in range(3):
+        H, before = optimizer.solver.get("inverse"), optimizer.evaluate(optimizer.point())
+        optimizer.step()
+        s = optimizer.point() - before.point
+        y = optimizer.evaluate(optimizer.point()).gradient - before.gradient
+        if H is not None:
+            b = (s @ torch.linalg.solve(H, s) / (s @ y)).item()
+            expected = published(H.numpy(), s.numpy(), y.numpy(), b)
+            np.testing.assert_allclose(
+                optimizer.solver["inverse"].numpy(), expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max()
+            )
+
+
 @pytest.mark.parametrize("clip", [None, 0.02])
 @pytest.mark.parametrize("largest", [4096, 3])  # decomposed, and in a Krylov space
 def test_spring_is_its_formula(clip, largest, monkeypatch):
@@ -305,6 +328,9 @@ def test_bad_arguments_are_refused():
     make = pl.preconditioners.jacobi
     with pytest.raises(ValueError, match="memory of at least one pair"):
         pl.optim.LBFGS(r, memory=0)
+    many = pl.Map(lambda p: p["a"][:3], {"a": torch.zeros(400_000, requires_grad=True)})
+    with pytest.raises(ValueError, match=r"need 1,280,000,000,000 bytes for 400,000 parameters.*use LBFGS"):
+        pl.optim.SelfScaledBroyden(many)
     with pytest.raises(ValueError, match="momentum in"):
         pl.optim.Spring(r, momentum=1.0)
     with pytest.raises(ValueError, match="damping ≥ 0"):

@@ -3,8 +3,10 @@
 import copy
 import itertools
 
+import numpy as np
 import pytest
 import torch
+from scipy.sparse.linalg import aslinearoperator
 
 import precondlab as pl
 from precondlab.errors import Breakdown
@@ -48,6 +50,15 @@ def test_gauss_newton_as_preconditioner_solves_a_linear_model_in_one_step():
     assert problem.error(model) < 1e-10
 
 
+def test_a_preconditioner_may_be_scipys():
+    residuals = [make()[1] for _ in range(2)]
+    D = np.linspace(1, 2, residuals[0].domain.size)
+    ours, scipys = Diagonal(torch.as_tensor(D)), aslinearoperator(np.diag(D))
+    for r, M in zip(residuals, (ours, scipys), strict=True):
+        pl.optim.GradientDescent(r, lr=1e-2, preconditioner=M).step()
+    torch.testing.assert_close(residuals[0].value, residuals[1].value)
+
+
 def test_it_obeys_the_torch_optim_protocol():
     _, r = make()
     optimizer = pl.optim.GradientDescent(r, lr=0.1)
@@ -79,6 +90,8 @@ def test_bad_arguments_are_refused():
         pl.optim.GradientDescent(r, lr=-1.0)
     with pytest.raises(ValueError, match="shape"):
         pl.optim.GradientDescent(r, lr=1.0, preconditioner=Diagonal(torch.ones(3)))
+    with pytest.raises(TypeError, match="expected an Operator or a SciPy LinearOperator, got ndarray"):
+        pl.optim.GradientDescent(r, lr=1.0, preconditioner=np.eye(r.domain.size))
     rootless = Dense(torch.eye(r.domain.size, dtype=torch.float64), positive=True)
     with pytest.raises(ValueError, match="pass lr"):
         pl.optim.GradientDescent(r, preconditioner=rootless)

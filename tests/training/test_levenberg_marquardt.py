@@ -141,6 +141,26 @@ def test_rows_beyond_the_memory_budget_give_the_same_steps():
         torch.testing.assert_close(one.step(), other.step(), rtol=1e-6, atol=0)
 
 
+def test_the_learning_rate_is_a_factor_of_the_step():
+    (_, whole), (_, part) = make(), make()
+    one, other = pl.optim.LevenbergMarquardt(whole), pl.optim.LevenbergMarquardt(part, lr=0.25)
+    before = one.point()
+    one.step()
+    other.step()
+    torch.testing.assert_close(other.point() - before, 0.25 * (one.point() - before))
+    assert other.diagnostics.length == pytest.approx(0.25 * one.diagnostics.length)
+    assert other.diagnostics.ratio == one.diagnostics.ratio
+    assert other.diagnostics.reached == pytest.approx(0.5 * part.value.square().sum().item())
+
+
+def test_the_solver_is_loaded_with_the_state():
+    sketched = pl.optim.LevenbergMarquardt(make()[1], solver="sketch", size=5)
+    other = pl.optim.LevenbergMarquardt(make()[1])
+    other.load_state_dict(sketched.state_dict())
+    assert torch.equal(other.step(), sketched.step())
+    assert other.diagnostics.solver == "sketch" and torch.equal(other.point(), sketched.point())
+
+
 def test_state_dict_resumes_bit_for_bit():
     model, r = make(1)
     optimizer = pl.optim.LevenbergMarquardt(r)

@@ -143,8 +143,7 @@ def test_a_deep_copy_goes_its_own_way_also_under_a_scheduler(make):
     model, r = poisson()
     optimizer = make(r)
     optimizer.step()
-    if "lr" in optimizer.param_groups[0]:
-        torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+    torch.optim.lr_scheduler.StepLR(optimizer, 10)
     before = copy.deepcopy(model.state_dict())
     twin = copy.deepcopy(optimizer)
     losses = [twin.step().item() for _ in range(3)]
@@ -162,8 +161,6 @@ def test_a_closure_is_called_once_with_gradients_on(make):
 
 @every_optimizer
 def test_a_scheduler_shortens_steps(make):
-    if "lr" not in make(poisson()[1]).param_groups[0]:
-        pytest.skip("no learning rate")
     lengths = []
     for factor in (1.0, 0.125):
         optimizer = make(poisson()[1])
@@ -237,3 +234,48 @@ def test_a_residual_that_is_no_map_is_refused(make):
         make = partial(pl.optim.Preconditioned, base=torch.optim.SGD([torch.ones(1)]), make=pl.preconditioners.jacobi)
     with pytest.raises(TypeError, match=r"expected a pl\.Map"):
         make([torch.ones(2)])
+
+
+@every_optimizer
+def test_a_residual_is_replaced_by_a_map_only(make):
+    optimizer = make(poisson()[1])
+    with pytest.raises(TypeError, match=r"expected a pl\.Map, got int"):
+        optimizer.residual = 3
+
+
+@every_optimizer
+@pytest.mark.parametrize("state", [{}, {"state": {}}, [1, 2]])
+def test_what_is_no_state_is_refused(make, state):
+    with pytest.raises(
+        ValueError, match=r"expected what state_dict\(\) returned, with 'state' and 'param_groups', got"
+    ):
+        make(poisson()[1]).load_state_dict(state)
+
+
+@every_optimizer
+def test_parameters_cannot_be_added(make):
+    optimizer = make(poisson()[1])
+    with pytest.raises(ValueError, match="build a new Map that has the others too"):
+        optimizer.add_param_group({"params": [torch.ones(1, requires_grad=True)]})
+    assert len(optimizer.param_groups) == 1
+
+
+@every_optimizer
+def test_options_are_loaded_with_the_state(make):
+    one, other = make(poisson()[1]), make(poisson()[1])
+    for name, value in one.param_groups[0].items():
+        if name != "params" and isinstance(value, int | float) and not isinstance(value, bool):
+            one.param_groups[0][name] = value + 1
+    other.load_state_dict(through_a_file(one.state_dict()))
+    for name, value in one.param_groups[0].items():
+        assert name == "params" or other.param_groups[0][name] == value
+
+
+@pytest.mark.parametrize(
+    "kind", [pl.optim.LevenbergMarquardt, pl.optim.LBFGS, pl.optim.KFAC, pl.optim.SelfScaledBroyden]
+)
+def test_a_learning_rate_is_positive_and_one_if_none_is_given(name):
+    kind = getattr(pl.optim, name)
+    assert kind(poisson()[1]).param_groups[0]["lr"] == 1.0
+    with pytest.raises(ValueError, match=f"{name}: lr should be positive, got 0"):
+        kind(poisson()[1], lr=0)

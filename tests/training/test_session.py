@@ -1,13 +1,16 @@
 """A training run in several sittings is the run in one, bit for bit."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from precondlab.checkpoint import Autosave, load
 from precondlab.models import mlp
+from precondlab.preconditioners import nystrom
 from precondlab.problems import heat_rod
 from precondlab.training import Outcome, Session
-from precondlab.training.optimizers import LBFGS, LevenbergMarquardt
+from precondlab.training.optimizers import LBFGS, LevenbergMarquardt, NewtonCG, Preconditioned
 
 
 def session(every=0, *, make=LevenbergMarquardt, seed=0):
@@ -25,7 +28,16 @@ def parameters(session):
     return torch.cat([p.detach().reshape(-1) for p in session.model.parameters()])
 
 
-@pytest.mark.parametrize("make", [LevenbergMarquardt, LBFGS])
+def preconditioned(residual, *, drift=None):
+    """M is made in the first step and outlives the points it was made on."""
+    base = torch.optim.Adam(residual.params.values(), lr=1e-2)
+    return Preconditioned(residual, base, make=partial(nystrom, rank=9, damping=1e-3), every=None, drift=drift)
+
+
+MAKES = [LevenbergMarquardt, LBFGS, NewtonCG, preconditioned, partial(preconditioned, drift=0.9)]
+
+
+@pytest.mark.parametrize("make", MAKES)
 @pytest.mark.parametrize("every", [0, 3])
 def test_two_sittings_are_one(every, make, tmp_path):
     whole = session(every, make=make)

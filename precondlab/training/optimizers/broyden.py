@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from precondlab.map import Map
-from precondlab.training.optimizers.minimizer import Evaluation
+from precondlab.training.optimizers.minimizer import Evaluation, require_rate
 from precondlab.training.optimizers.quasi_newton import QuasiNewton, cauchy
 
 __all__ = ["SelfScaledBroyden", "self_scaled_broyden"]
+
+_MEMORY = 2**30  # bytes, for H and its update
 
 
 class SelfScaledBroyden(QuasiNewton):
@@ -27,6 +29,8 @@ class SelfScaledBroyden(QuasiNewton):
     ----------
     residual
         The map r; its parameters are updated in place. It can be replaced between steps.
+    lr
+        First length tried.
 
     Attributes
     ----------
@@ -35,6 +39,8 @@ class SelfScaledBroyden(QuasiNewton):
 
     Raises
     ------
+    ValueError
+        If lr is not positive, or H takes more than a gigabyte.
     Breakdown
         If loss or gradient is not finite; the parameters are left as they were.
 
@@ -50,8 +56,16 @@ class SelfScaledBroyden(QuasiNewton):
     ([2.0], 'stationary')
     """
 
-    def __init__(self, residual: Map) -> None:
-        super().__init__(residual, {}, inverse=None, updates=0)
+    def __init__(self, residual: Map, *, lr: float = 1.0) -> None:
+        require_rate("SelfScaledBroyden", lr)
+        super().__init__(residual, {"lr": lr}, inverse=None, updates=0)
+        n = residual.domain.size
+        needed = 2 * n**2 * residual.domain.dtype.itemsize
+        if needed > _MEMORY:
+            raise ValueError(
+                f"SelfScaledBroyden: H and its update need {needed:,} bytes for {n:,} parameters, the limit is "
+                f"{_MEMORY:,}; use LBFGS, which needs some vectors, or LevenbergMarquardt"
+            )
 
     @property
     def _memory(self) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from scipy.sparse.linalg import LinearOperator
+
 from precondlab.krylov import golub_kahan
 from precondlab.map import Map
-from precondlab.operator import Operator
-from precondlab.operators import Jacobian
-from precondlab.training.optimizers.minimizer import Minimizer, Step
+from precondlab.operator import Operator, as_operator
+from precondlab.operators import Identity, Jacobian
+from precondlab.training.optimizers.minimizer import Minimizer, Step, require_rate
 
 __all__ = ["GradientDescent"]
 
@@ -26,7 +28,7 @@ class GradientDescent(Minimizer):
     lr
         η. If None, ``1/λ_max(PᵀAP)`` from 30 Golub–Kahan steps at the first step.
     preconditioner
-        Positive operator on the parameters; needs a known ``sqrt`` if lr is None.
+        Positive operator on the parameters, or SciPy's; needs a known ``sqrt`` if lr is None.
 
     Attributes
     ----------
@@ -35,8 +37,8 @@ class GradientDescent(Minimizer):
 
     Raises
     ------
-    ValueError
-        For a preconditioner of the wrong size or without a sqrt when lr is None.
+    TypeError, ValueError
+        For a preconditioner that is no operator or of the wrong size or without a sqrt when lr is None.
     Breakdown
         If the loss is not finite; the parameters are left as they were.
 
@@ -49,14 +51,15 @@ class GradientDescent(Minimizer):
     (tensor(2.), [3.0])
     """
 
-    def __init__(self, residual: Map, *, lr: float | None = None, preconditioner: Operator | None = None) -> None:
-        if lr is not None and not lr > 0:
-            raise ValueError(f"GradientDescent: lr should be positive, got {lr}")
+    def __init__(self, residual: Map, *, lr: float | None = None, preconditioner: LinearOperator | None = None) -> None:
+        if lr is not None:
+            require_rate("GradientDescent", lr)
         super().__init__(residual, {"lr": lr})
         n = residual.domain.size
-        if preconditioner is not None and preconditioner.shape != (n, n):
-            raise ValueError(f"GradientDescent: expected a preconditioner of shape {(n, n)}, got {preconditioner!r}")
-        self.preconditioner = preconditioner
+        M = None if preconditioner is None else as_operator(preconditioner, like=Identity(residual.domain))
+        if M is not None and M.shape != (n, n):
+            raise ValueError(f"GradientDescent: expected a preconditioner of shape {(n, n)}, got {M!r}")
+        self.preconditioner = M
         if lr is None:
             self.param_groups[0]["lr"] = self._rate()
 

@@ -11,7 +11,7 @@ from precondlab.map import Map
 from precondlab.operators import Gram, Jacobian
 from precondlab.preconditioners.kfac import kfac
 from precondlab.training.optimizers.line_search import armijo
-from precondlab.training.optimizers.minimizer import Evaluation, Minimizer, Step
+from precondlab.training.optimizers.minimizer import Evaluation, Minimizer, Step, require_rate
 
 __all__ = ["KFAC", "KFACStep"]
 
@@ -61,6 +61,8 @@ class KFAC(Minimizer):
     residual
         The map r, of one feed-forward network and without weights outside linear layers; its parameters are updated in
         place. It can be replaced between steps.
+    lr
+        First length of δ tried.
     damping
         First μ in units of the loss.
 
@@ -72,7 +74,7 @@ class KFAC(Minimizer):
     Raises
     ------
     ValueError
-        For a damping that is not positive, and for residuals that :func:`~precondlab.preconditioners.kfac` does
+        For lr or damping that is not positive, and for residuals that :func:`~precondlab.preconditioners.kfac` does
         not take.
     Breakdown
         If loss or gradient is not finite; the parameters are left as they were.
@@ -92,10 +94,11 @@ class KFAC(Minimizer):
     True
     """
 
-    def __init__(self, residual: Map, *, damping: float = 1.0) -> None:
+    def __init__(self, residual: Map, *, lr: float = 1.0, damping: float = 1.0) -> None:
+        require_rate("KFAC", lr)
         if not damping > 0:
             raise ValueError(f"KFAC: expected damping > 0, got {damping}")
-        super().__init__(residual, {}, factor=float(damping), previous=None)
+        super().__init__(residual, {"lr": lr}, factor=float(damping), previous=None)
 
     def _step(self) -> float:
         here, solver = self.here(), self.solver
@@ -105,7 +108,7 @@ class KFAC(Minimizer):
             return here.loss
         J = self.jacobian(here.point)
         direction, gain, rates = self._model(J, here, mu)
-        length, reached, trials = armijo(self.residual, here, direction)
+        length, reached, trials = armijo(self.residual, here, direction, self.param_groups[0]["lr"])
         ratio = (here.loss - reached) / (length * (2 - length) * gain) if length else float("nan")
         if trials == 1 and ratio > _GOOD:
             solver["factor"] = max(solver["factor"] / _FACTOR, _LEAST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from precondlab.map import Map
-from precondlab.training.optimizers.minimizer import Evaluation
+from precondlab.training.optimizers.minimizer import Evaluation, require_rate
 from precondlab.training.optimizers.quasi_newton import QuasiNewton, cauchy
 
 __all__ = ["LBFGS"]
@@ -23,6 +23,8 @@ class LBFGS(QuasiNewton):
     ----------
     residual
         The map r; its parameters are updated in place. It can be replaced between steps.
+    lr
+        First length tried.
     memory
         Number of pairs (s, y) kept.
 
@@ -34,7 +36,7 @@ class LBFGS(QuasiNewton):
     Raises
     ------
     ValueError
-        If the memory is less than one pair.
+        If lr is not positive or the memory less than one pair.
     Breakdown
         If loss or gradient is not finite; the parameters are left as they were.
 
@@ -51,10 +53,11 @@ class LBFGS(QuasiNewton):
     ([2.0], 'stationary')
     """
 
-    def __init__(self, residual: Map, *, memory: int = 50) -> None:
+    def __init__(self, residual: Map, *, lr: float = 1.0, memory: int = 50) -> None:
+        require_rate("LBFGS", lr)
         if memory < 1:
             raise ValueError(f"LBFGS: expected a memory of at least one pair, got {memory}")
-        super().__init__(residual, {"memory": memory}, steps=[], changes=[], first=1.0)
+        super().__init__(residual, {"lr": lr, "memory": memory}, steps=[], changes=[], first=1.0)
 
     @property
     def _memory(self) -> int:

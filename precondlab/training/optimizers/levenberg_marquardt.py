@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from precondlab.map import Map
-from precondlab.training.damping import Linearization, Solver, linearization
-from precondlab.training.optimizers.minimizer import Minimizer
+from precondlab.training.damping import Linearization, Solver, linearization, require_options
+from precondlab.training.optimizers.minimizer import Minimizer, require_rate
 from precondlab.training.rows import routes
 
 __all__ = ["LevenbergMarquardt", "Step"]
@@ -35,9 +35,9 @@ class Step:
     loss, reached
         ``½‖r‖²`` before and after.
     ratio
-        Actual reduction over the one the linearization predicts; NaN if no step was taken.
+        Actual reduction over the one the linearization predicts, of the whole step; NaN if none was taken.
     damping, length
-        μ and ``‖δ‖``.
+        μ, and the norm of the change, ``lr ‖δ‖``.
     trials
         Dampings tried.
     rank, condition
@@ -91,6 +91,8 @@ class LevenbergMarquardt(Minimizer):
     residual
         The map r; its parameters are updated in place. It can be replaced between steps by one of the same
         parameters, e.g. on fresh points.
+    lr
+        Factor of the step taken, after the search for the damping.
     ratio
         Smallest accepted actual over predicted reduction, in (0, 1).
     final_ratio
@@ -109,9 +111,12 @@ class LevenbergMarquardt(Minimizer):
     Raises
     ------
     ValueError
-        For ratios outside (0, 1), a damping that is not positive, a residual of other parameters.
+        For ratios outside (0, 1), an unknown solver, other options that are not positive, and a Jacobian that a
+        given solver needs whole but that exceeds the budget.
     Breakdown
         If the residual or its Jacobian is not finite; the parameters are left as they were.
+
+    All options are in the parameter group: they are saved and loaded with the state.
 
     Cost per step: one decomposition, as for :func:`~precondlab.training.damping.linearization`, and for
     each of usually 3 to 5 trials up to 11 evaluations of r and 10 products with J and Jᵀ.
@@ -130,6 +135,7 @@ class LevenbergMarquardt(Minimizer):
         self,
         residual: Map,
         *,
+        lr: float = 1.0,
         ratio: float = 0.075,
         final_ratio: float = 0.5,
         solver: Solver | None = None,
@@ -137,42 +143,47 @@ class LevenbergMarquardt(Minimizer):
         maxiter: int = 200,
         size: int = 1000,
     ) -> None:
+        require_rate("LevenbergMarquardt", lr)
         if not 0 < ratio < 1 or not 0 < final_ratio < 1:
             raise ValueError(f"LevenbergMarquardt: ratios should be in (0, 1), got {ratio} and {final_ratio}")
+        options = {"solver": solver, "memory_budget": memory_budget, "maxiter": maxiter, "size": size}
+        require_options("LevenbergMarquardt", **options)
         super().__init__(
             residual,
-            {"ratio": ratio, "final_ratio": final_ratio},
+            {"lr": lr, "ratio": ratio, "final_ratio": final_ratio, **options},
             **{"damping": None, "steps": 0, "final": False, "recent": [], "draws": 0},
         )
-        self._options: dict[str, Any] = {
-            "solver": solver,
-            "memory_budget": memory_budget,
-            "maxiter": maxiter,
-            "size": size,
-        }
         self._routes: dict[str, str] | None = None
 
     def _step(self) -> float:
         residual, state = self._residual, self.solver
         if self._routes is None or self._routes.keys() != residual.codomain.shapes.keys():
             self._routes = routes(residual)
+        (group,) = self.param_groups
         draw = torch.Generator().manual_seed(state["draws"])
-        model = linearization(residual, known=self._routes, generator=draw, **self._options)
+        options = {name: group[name] for name in ("solver", "memory_budget", "maxiter", "size")}
+        model = linearization(residual, known=self._routes, generator=draw, **options)
         state["draws"] += 1
         theta = self.point()
-        (group,) = self.param_groups
         ratio = group["final_ratio"] if state["final"] else group["ratio"]
         before = state["damping"] or _START * _top(model)
         found, trials, limit = self._search(model, theta, before, ratio)
         if found is not None:
-            self.move(found.point)
             _remember(state, found.damping)
+            found = found if group["lr"] == 1 else self._scaled(found, theta, group["lr"])
+            self.move(found.point)
         best = found or _Trial(before, math.nan, model.loss, theta, 0.0)
         self.diagnostics = Step(
             *(model.loss, best.loss, best.ratio, best.damping, best.length, trials),
             *(model.rank, model.condition, model.solver, limit),
         )
         return model.loss
+
+    def _scaled(self, found: _Trial, theta: Tensor, factor: float) -> _Trial:
+        """Return what is reached by a multiple of a step."""
+        point = theta + factor * (found.point - theta)
+        loss = 0.5 * self._residual(point).square().sum().item()
+        return replace(found, loss=loss, point=point, length=factor * found.length)
 
     def _search(
         self, model: Linearization, theta: Tensor, before: float, ratio: float

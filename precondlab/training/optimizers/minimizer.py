@@ -14,8 +14,9 @@ from precondlab.differentiation.graph import Graph
 from precondlab.errors import Breakdown
 from precondlab.map import Map
 from precondlab.operators import Jacobian
+from precondlab.training.optimizers.agreement import Agreement, agreement
 
-__all__ = ["Evaluation", "Minimizer", "Step", "pieces"]
+__all__ = ["Evaluation", "Minimizer", "Step", "pieces", "require_rate"]
 
 _POINTS = 8192  # of all blocks together, differentiated at once
 
@@ -64,14 +65,15 @@ class Minimizer(torch.optim.Optimizer, ABC):
 
     What a subclass has to keep between steps is in ``self.solver``, a dict of numbers and tensors that are
     replaced, never changed in place. It is saved under the key ``"solver"``, not under a parameter, so that
-    loading does not cast it. Everything else must follow from it, the parameters and the map.
+    loading does not cast it. Everything else must follow from it, the parameters and the map. Options are in the
+    parameter group, and so are saved and loaded with the state, as in torch.
 
     Parameters
     ----------
     residual
         The map r; its parameters are updated in place.
     defaults
-        Of the parameter group.
+        Of the parameter group: the options, ``lr`` among them, which schedulers change.
     solver
         Initial solver state.
 
@@ -83,12 +85,9 @@ class Minimizer(torch.optim.Optimizer, ABC):
 
     def __init__(self, residual: Map, defaults: dict[str, Any], **solver: Any) -> None:
         name = type(self).__name__
-        if not isinstance(residual, Map):
-            raise TypeError(
-                f"{name}: expected a pl.Map, got {type(residual).__name__}; "
-                "make one by pl.Map(residual, params) or pl.Map.of_module(model, closure)"
-            )
+        _require_map(residual, name)
         self._residual = residual
+        self._agreement: Agreement | None = None
         self._last: Evaluation | None = None
         self._linear: Jacobian | None = None
         self.diagnostics: Any = None
@@ -102,10 +101,13 @@ class Minimizer(torch.optim.Optimizer, ABC):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], object] | None = None) -> Tensor:  # type: ignore[override]
-        """Take one step and return the loss ``½‖r‖²`` before it; a closure is called for its side effects only."""
+        """Take one step and return the loss ``½‖r‖²`` before it.
+
+        A closure is called first, once, and its gradients are left as they are. If it returns a number, that should be
+        a fixed multiple of ``½‖r‖²``: see :func:`~precondlab.training.optimizers.agreement.agreement`.
+        """
         if closure is not None:
-            with torch.enable_grad():
-                closure()
+            self._agreement = agreement(closure, self, self._agreement)
         return torch.tensor(self._step(), dtype=self._residual.domain.dtype, device=self._residual.domain.device)
 
     # What a subclass needs ------------------------------------------------------------------
@@ -117,6 +119,7 @@ class Minimizer(torch.optim.Optimizer, ABC):
 
     @residual.setter
     def residual(self, residual: Map) -> None:
+        _require_map(residual, type(self).__name__)
         before = self._residual.params
         if residual.params.keys() != before.keys() or any(residual.params[k] is not before[k] for k in before):
             raise ValueError(
@@ -188,6 +191,15 @@ class Minimizer(torch.optim.Optimizer, ABC):
 
     # The torch.optim protocol ---------------------------------------------------------------
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refuse: the parameters are those of the residual."""
+        if self.param_groups:
+            raise ValueError(
+                f"{type(self).__name__}: the parameters are those of the residual, {list(self._residual.params)}, and "
+                "no others; build a new Map that has the others too, and an optimizer for it"
+            )
+        super().add_param_group(param_group)
+
     def state_dict(self) -> dict[str, Any]:
         """Return what it takes to continue bit for bit, with the parameters and the map."""
         state = super().state_dict()
@@ -195,31 +207,58 @@ class Minimizer(torch.optim.Optimizer, ABC):
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load a state; refuses that of another optimizer or of other parameters."""
-        saved, own = state_dict["state"].get("solver", {}), self.solver
-        kinds = {"optimizer": "another optimizer", "shapes": "other parameters", "dtype": "another dtype"}
+        """Load a state, options included; refuses that of another optimizer or of other parameters."""
+        saved = self._refuse_foreign(state_dict)
+        super().load_state_dict(dict(state_dict))
+        self.solver = _moved(saved, self._residual.domain.device)
+        self._forget()
+
+    def _refuse_foreign(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the solver state in a state dict, or raise if it belongs to something else."""
+        own = self.solver
+        if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
+            got = list(state_dict) if isinstance(state_dict, Mapping) else type(state_dict).__name__
+            raise ValueError(
+                f"{own['optimizer']}: expected what state_dict() returned, with 'state' and 'param_groups', got {got}"
+            )
+        saved = state_dict["state"].get("solver", {})
+        kinds = {"optimizer": "another optimizer", "base": "another base optimizer"}
+        kinds |= {"shapes": "other parameters", "dtype": "another dtype"}
         for key, what in kinds.items():
-            there, here = saved.get(key), own[key]
+            there, here = saved.get(key), own.get(key)
             if there != here:
                 raise ValueError(f"{own['optimizer']}: the state belongs to {what}: {there} where this one has {here}")
-        super().load_state_dict(dict(state_dict))
-        device = self._residual.domain.device
-        self.solver = {key: _moved(value, device) for key, value in saved.items()}
-        self._forget()
+        return saved
 
     def _forget(self) -> None:
         """Drop what follows from the state, the parameters and the map."""
-        self._last, self._linear, self.diagnostics = None, None, None
+        self._last = self._linear = self._agreement = self.diagnostics = None
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {**self.__dict__, **super().__getstate__(), "_last": None, "_linear": None}
+        kept = {**self.__dict__, **super().__getstate__(), "_last": None, "_linear": None, "_agreement": None}
         kept.pop("step", None)  # a scheduler's wrapper, bound to this optimizer and not to its copy
         return kept
+
+
+def require_rate(caller: str, lr: float) -> None:
+    """Raise unless a learning rate is a positive number."""
+    if not 0 < lr < float("inf"):
+        raise ValueError(f"{caller}: lr should be positive, got {lr}")
+
+
+def _require_map(residual: object, name: str) -> None:
+    if not isinstance(residual, Map):
+        raise TypeError(
+            f"{name}: expected a pl.Map, got {type(residual).__name__}; "
+            "make one by pl.Map(residual, params) or pl.Map.of_module(model, closure)"
+        )
 
 
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, list):
         return [_moved(entry, device) for entry in value]
+    if isinstance(value, dict):
+        return {key: _moved(entry, device) for key, entry in value.items()}
     return value.to(device) if isinstance(value, Tensor) else value
 
 

@@ -12,6 +12,8 @@ from precondlab.map import Map
 from precondlab.operator import Operator
 from precondlab.operators import Gram, Identity, Jacobian
 from precondlab.preconditioners.lowrank import nystrom
+from precondlab.preconditioners.preconditioner import Preconditioner
+from precondlab.preconditioners.spectral import SpectralUpdate
 from precondlab.training.optimizers.line_search import armijo
 from precondlab.training.optimizers.minimizer import Evaluation, Minimizer, Step
 
@@ -85,6 +87,9 @@ class NewtonCG(Minimizer):
     Breakdown
         If loss or gradient is not finite; the parameters are left as they were.
 
+    The approximation and all options are saved and loaded with the state, so that a resumed run is the uninterrupted
+    one bit for bit, also on another residual than that for which the approximation was made.
+
     Cost per step: one product with J and Jᵀ per iteration, ``rank`` of them when the preconditioner is made; two
     evaluations of r and one backward pass. Memory ``n · rank`` numbers.
     Reference: Rathore, Lei, Frangella, Lu & Udell (2024), arXiv:2402.01868; for μ Yamashita & Fukushima (2001),
@@ -115,9 +120,8 @@ class NewtonCG(Minimizer):
                 "NewtonCG: expected lr > 0, damping ≥ 0, 0 < rtol < 1 and rank, every, maxiter ≥ 1, got "
                 f"{lr}, {damping}, {rtol} and {rank}, {every}, {maxiter}"
             )
-        super().__init__(residual, {"lr": lr, "damping": damping}, previous=None, point=None, shift=0.0, age=0)
-        self._options = {"rank": min(rank, residual.domain.size), "every": every, "rtol": rtol, "maxiter": maxiter}
-        self._made: Operator | None = None
+        defaults = {"lr": lr, "damping": damping, "rank": rank, "every": every, "rtol": rtol, "maxiter": maxiter}
+        super().__init__(residual, defaults, previous=None, basis=None, values=None, rest=0.0, age=0)
 
     def _step(self) -> float:
         here, (group,), solver = self.here(), self.param_groups, self.solver
@@ -133,7 +137,7 @@ class NewtonCG(Minimizer):
         age = solver["age"]
         solver.update(previous=direction if length else None, age=age + 1)
         if not length or not status.ok:
-            solver.update(point=None)
+            solver.update(basis=None)
         self.move(here.point + length * direction)
         limit = "stationary" if not length else "nonlinearity" if trials > 1 else "damping" if status.ok else "solver"
         moved = length * direction.norm().item()
@@ -143,7 +147,8 @@ class NewtonCG(Minimizer):
     def _solve(self, J: Jacobian, here: Evaluation, mu: float, M: Operator) -> tuple[Tensor, SolverStatus, int]:
         """Return a descent direction, how the solver ended, and its iterations."""
         A: Operator = Gram(J) + mu * Identity(J.domain) if mu else Gram(J)
-        options = {"rtol": self._options["rtol"], "maxiter": self._options["maxiter"], "M": M}
+        (group,) = self.param_groups
+        options = {"rtol": group["rtol"], "maxiter": group["maxiter"], "M": M}
         iterations = 0
         for x0 in (self.solver["previous"], None):
             solution = cg(A, -here.gradient, x0=x0, **options)
@@ -154,18 +159,9 @@ class NewtonCG(Minimizer):
 
     def _preconditioner(self, J: Jacobian, mu: float) -> Operator:
         """Return the preconditioner, made again if it is stale."""
-        solver = self.solver
-        if solver["point"] is None or solver["age"] >= self._options["every"]:
-            self._made = nystrom(Gram(J), rank=self._options["rank"], damping=mu)
-            solver.update(point=J.domain.ravel(J.at), shift=mu, age=0)
-        elif self._made is None:
-            at = self.jacobian(solver["point"])
-            self._made = nystrom(Gram(at), rank=self._options["rank"], damping=solver["shift"])
-        return self._made
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._made = None
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**super().__getstate__(), "_made": None}
+        (group,), solver = self.param_groups, self.solver
+        if solver["basis"] is None or solver["age"] >= group["every"]:
+            M = nystrom(Gram(J), rank=min(group["rank"], J.shape[1]), damping=mu)
+            assert isinstance(M, Preconditioner) and isinstance(M.operator, SpectralUpdate)  # that is what it returns
+            solver.update(basis=M.operator.U, values=M.operator.values, rest=M.operator.rest, age=0)
+        return SpectralUpdate(*(solver[name] for name in ("basis", "values", "rest")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from precondlab.errors import NotPositive
 from precondlab.map import Map
 from precondlab.operator import Operator, as_operator
 from precondlab.operators import Gram, Jacobian
+from precondlab.preconditioners.state import Stateful
 from precondlab.training.optimizers.minimizer import Evaluation, Minimizer, Step
 
 __all__ = ["Preconditioned", "PreconditionedStep"]
@@ -77,7 +79,11 @@ class Preconditioned(Minimizer):
         If loss or gradient is not finite. In each case the parameters are left as they were.
 
     Cost per step: one evaluation of r, one backward pass, one product with M; with ``drift`` 4 products with A.
-    M is not saved but made again from the point where it was made, so that a replaced residual changes it on loading.
+    ``every`` and ``drift`` are loaded with the state, as the options of the base are, and so are the numbers of M if it
+    is :class:`~precondlab.preconditioners.state.Stateful`, as all preconditioners of this library are; they replace
+    those of ``make(A)`` at the point where M was made. If they do not fit, because ``make`` is another or finds another
+    rank on a replaced residual, M is made again in the next step, with a warning. Any other M is remade at that point,
+    and differs after loading if the residual was replaced since.
 
     >>> a = torch.tensor([4.0, 4.0], requires_grad=True)
     >>> r = Map(lambda p: p["a"] * torch.tensor([1.0, 10.0]), {"a": a})
@@ -105,16 +111,21 @@ class Preconditioned(Minimizer):
             raise ValueError(f"Preconditioned: {type(base).__name__} takes no gradient from outside; use it on its own")
         if (every is not None and every < 1) or (drift is not None and not drift > 0):
             raise ValueError(f"Preconditioned: expected every ≥ 1 and drift > 0, or None, got {every} and {drift}")
-        super().__init__(residual, {}, point=None, age=0)
+        super().__init__(
+            residual,
+            {},
+            **{"base": type(base).__name__, "every": every, "drift": drift},
+            **{"point": None, "age": 0, "M": None, "reference": None},
+        )
         owned = {id(p) for group in base.param_groups for p in group["params"]}
         if owned != {id(p) for p in residual.params.values()}:
             raise ValueError(
                 f"Preconditioned: {type(base).__name__} should have the parameters of the residual, "
                 f"{list(residual.params)}, and no others; build both from the same model"
             )
-        self.base, self.make, self.every, self.drift = base, make, every, drift
+        self.base, self.make = base, make
         self.param_groups, self.defaults = base.param_groups, base.defaults
-        self._made: tuple[Operator, Tensor] | None = None  # M, and M A on the probes where it was made
+        self._made: Operator | None = None
 
     def _step(self) -> float:
         here = self.here()
@@ -126,9 +137,11 @@ class Preconditioned(Minimizer):
         params, before = self._residual.params, {}
         for name, block in self._residual.domain.unravel(direction).items():
             before[name], params[name].grad = params[name].grad, block
-        self.base.step()
-        for name, gradient in before.items():
-            params[name].grad = gradient
+        try:
+            self.base.step()
+        finally:
+            for name, gradient in before.items():
+                params[name].grad = gradient
         moved = (self.point() - here.point).norm().item()
         self.diagnostics = PreconditionedStep(here.loss, moved, "rate", decrement, self.solver["age"], drift)
         self.solver["age"] += 1
@@ -136,26 +149,44 @@ class Preconditioned(Minimizer):
 
     def _preconditioner(self, here: Evaluation) -> tuple[Operator, float | None]:
         """Return M, made again if it is stale, and the drift if it was measured."""
-        point, drift = self.solver["point"], None
-        if self._made is None and point is not None:
-            self._made = self._make(self.jacobian(point))
-        stale = self._made is None or (self.every is not None and self.solver["age"] >= self.every)
-        if self._made is not None and not stale and self.drift is not None:
-            M, before = self._made
-            now = M.forward(self.jacobian(here.point).gram(self._probes()))
+        solver, drift = self.solver, None
+        if self._made is None and solver["point"] is not None:
+            self._made = self._remade()
+        stale = self._made is None or (solver["every"] is not None and solver["age"] >= solver["every"])
+        if self._made is not None and not stale and solver["drift"] is not None:
+            now, before = self._on_probes(self._made, self.jacobian(here.point)), solver["reference"]
             drift = ((now - before).norm() / before.norm()).item()
-            stale = not drift <= self.drift
-        if stale:
-            self._made = self._make(self.jacobian(here.point))
-            self.solver.update(point=here.point, age=0)
-        assert self._made is not None  # made above unless it was there
-        return self._made[0], drift
+            stale = not drift <= solver["drift"]
+        if stale or self._made is None:
+            J = self.jacobian(here.point)
+            self._made = M = self._make(J)
+            reference = None if solver["drift"] is None else self._on_probes(M, J)
+            solver.update(point=here.point, age=0, M=_numbers(M), reference=reference)
+        return self._made, drift
 
-    def _make(self, J: Jacobian) -> tuple[Operator, Tensor]:
+    def _make(self, J: Jacobian) -> Operator:
         M = as_operator(self.make(Gram(J)))
         if M.shape != (J.shape[1], J.shape[1]):
             raise ValueError(f"Preconditioned: make should return an operator on {J.shape[1]} parameters, got {M!r}")
-        return M, M.forward(J.gram(self._probes())) if self.drift is not None else J.domain.zeros(0)
+        return M
+
+    def _remade(self) -> Operator | None:
+        """Return M as it was saved; None if its numbers do not fit what is made here."""
+        M = self._make(self.jacobian(self.solver["point"]))
+        numbers = self.solver["M"]
+        if numbers is None:
+            return M
+        try:
+            if not isinstance(M, Stateful):
+                raise ValueError(f"make returned {M!r}, which has no state")
+            M.load_state_dict(numbers)
+        except ValueError as error:
+            warnings.warn(f"Preconditioned: M is made again: {error}", RuntimeWarning, stacklevel=2)
+            return None
+        return M
+
+    def _on_probes(self, M: Operator, J: Jacobian) -> Tensor:
+        return M.forward(J.gram(self._probes()))
 
     def _probes(self) -> Tensor:
         return self._residual.domain.random(_PROBES)
@@ -166,10 +197,11 @@ class Preconditioned(Minimizer):
         return {**state, "state": {**state["state"], "solver": dict(self.solver)}}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load a state; refuses that of another optimizer or of other parameters."""
-        entries = state_dict["state"]
-        super().load_state_dict({**state_dict, "state": {"solver": entries.get("solver", {})}})
-        self.base.load_state_dict({**state_dict, "state": {k: v for k, v in entries.items() if k != "solver"}})
+        """Load a state, options included; refuses that of another optimizer, base or of other parameters."""
+        saved = self._refuse_foreign(state_dict)
+        entries = {key: value for key, value in state_dict["state"].items() if key != "solver"}
+        self.base.load_state_dict({**state_dict, "state": entries})
+        super().load_state_dict({**state_dict, "state": {"solver": saved}})
         self.param_groups = self.base.param_groups
 
     def _forget(self) -> None:
@@ -178,3 +210,11 @@ class Preconditioned(Minimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_made": None}
+
+
+def _numbers(M: Operator) -> dict[str, Any] | None:
+    """Return what M consists of; None if it cannot be saved."""
+    try:
+        return M.state_dict() if isinstance(M, Stateful) else None
+    except TypeError:  # a part is not of this library
+        return None

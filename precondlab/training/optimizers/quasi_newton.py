@@ -16,8 +16,8 @@ __all__ = ["QuasiNewton"]
 class QuasiNewton(Minimizer):
     """Minimize along ``d = −H∇L``, H made of past steps s and changes of the gradient y.
 
-    A subclass writes :meth:`_direction`, :meth:`_update` and :meth:`_restart`. Both gradients of a pair (s, y) belong
-    to one residual, so replacing it between steps does not spoil the pair.
+    A subclass writes :meth:`_direction`, :meth:`_update` and :meth:`_restart`. The first length tried is ``lr``. Both
+    gradients of a pair (s, y) belong to one residual, so replacing it between steps does not spoil the pair.
     """
 
     @abstractmethod
@@ -26,7 +26,7 @@ class QuasiNewton(Minimizer):
 
     @abstractmethod
     def _update(self, here: Evaluation, s: Tensor, y: Tensor, length: float) -> None:
-        """Learn from a step ``s = αd`` along which the gradient changed by y, ``sᵀy > 0``."""
+        """Learn from a step ``s = αd`` of length α along which the gradient changed by y, ``sᵀy > 0``."""
 
     @abstractmethod
     def _restart(self, here: Evaluation) -> None:
@@ -38,10 +38,10 @@ class QuasiNewton(Minimizer):
         """Number of steps that H is made of."""
 
     def _step(self) -> float:
-        here, trials, restarts = self.here(), 0, 0
+        here, rate, trials, restarts = self.here(), self.param_groups[0]["lr"], 0, 0
         while True:
             memory = self._memory
-            direction = self._direction(here)
+            direction = rate * self._direction(here)
             search = strong_wolfe(self.evaluate, here, direction)
             trials += search.trials
             if search.length or not memory:
@@ -51,7 +51,7 @@ class QuasiNewton(Minimizer):
         if search.length:
             s, y = search.end.point - here.point, search.end.gradient - here.gradient
             if (s @ y).item() > here.residual.domain.eps * (s.norm() * y.norm()).item():
-                self._update(here, s, y, search.length)
+                self._update(here, s, y, rate * search.length)
             self.move(search.end.point)
             self._last = search.end
         moved = (search.end.point - here.point).norm().item()

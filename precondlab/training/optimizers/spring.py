@@ -10,11 +10,12 @@ from precondlab.errors import Breakdown
 from precondlab.map import Map
 from precondlab.training.damping import krylov, linearization
 from precondlab.training.optimizers.minimizer import Minimizer, Step
-from precondlab.training.rows import routes
+from precondlab.training.rows import routes, whole_bytes
 
 __all__ = ["Spring", "SpringStep"]
 
 _LARGEST_DENSE = 4096  # rows or parameters, whichever are fewer; beyond it a Krylov space takes their place
+_MEMORY = 2**30  # bytes for rows of the Jacobian; beyond it as well
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Spring(Minimizer):
         If the residual or its Jacobian is not finite; the parameters are left as they were.
 
     Cost per step: one singular value decomposition of J, of its rows if they are fewer than the parameters; with more
-    than 4096 of both, 200 products with J and Jᵀ.
+    than 4096 of both, or a map without points whose J takes a quarter of a gigabyte, 200 products with J and Jᵀ.
     Reference: Goldshlager, Abrahamsen & Lin (2024), doi:10.1016/j.jcp.2024.113351; Guzmán-Cordero, Dangel,
     Goldshlager & Zeinhofer (2025), arXiv:2505.12149.
 
@@ -119,10 +120,11 @@ class Spring(Minimizer):
 
     def _solve(self, carried: Tensor, damping: float) -> tuple[Tensor, int, float]:
         """Return φ for ``carried = μφ_{k−1}``, and rank and condition of what was solved."""
-        if min(self.residual.codomain.size, self.residual.domain.size) <= _LARGEST_DENSE:
+        m, n = self.residual.codomain.size, self.residual.domain.size
+        if min(m, n) <= _LARGEST_DENSE and whole_bytes(self.residual) <= _MEMORY:
             if self._routes is None or self._routes.keys() != self.residual.codomain.shapes.keys():
                 self._routes = routes(self.residual)
-            model = linearization(self.residual, solver="dense", known=self._routes)
+            model = linearization(self.residual, solver="dense", known=self._routes, memory_budget=_MEMORY)
             c = model.components - model.values * (model.basis.T @ carried)  # Uᵀ(r − J carried)
             phi = carried + model.basis @ (model.values * c / (model.values**2 + damping))
             return phi, model.rank, model.condition
