@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -244,9 +245,17 @@ def of_rules(space: Space, rules: tuple[Rule, ...], num_matvecs: int) -> Density
 
 def probed(A: LinearOperator, who: str, num_matvecs: int, num_probes: int) -> Operator:
     """Return A as an operator after checking it and the numbers of products and probes."""
+    require_integer(num_matvecs, who, "num_matvecs")
+    require_integer(num_probes, who, "num_probes")
     if num_matvecs < 1 or num_probes < 1:
         raise ValueError(f"{who}: expected num_matvecs ≥ 1 and num_probes ≥ 1, got {num_matvecs} and {num_probes}")
     return symmetric(A, who)
+
+
+def require_integer(value: object, who: str, name: str) -> None:
+    """Raise TypeError unless a count is an integer."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{who}: expected an integer {name}, got {value!r}")
 
 
 def symmetric(A: LinearOperator, who: str) -> Operator:

@@ -11,7 +11,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from precondlab.krylov import Tridiagonalization, lanczos
-from precondlab.spectrum.density import symmetric
+from precondlab.spectrum.density import require_integer, symmetric
 from precondlab.spectrum.quadrature import Rule, gauss, lobatto
 
 __all__ = ["Measure", "Share", "spectral_measure"]
@@ -114,29 +114,35 @@ class Measure:
         upper = max(b_high - a_low, lower)
         return Share(min(max(float(self.rule.weights[inside].sum()), lower), upper), lower, upper)
 
-    def unlearned(self, *, steps: int, learning_rate: float) -> Share:
+    def unlearned(self, *, steps: int, learning_rate: float, largest: float | None = None) -> Share:
         """Return the share of the mass left after gradient descent steps: ``∫ (1 − ηλ)^{2k} dμ / ‖v‖²``.
 
         For K and the residual this is ``L(k)/L(0)`` in the linear regime, as `predict_training` has
-        it. Exact for k < m; a lower bound by Gauss and, for a positive operator and a stable η, an upper
-        bound by Gauss–Lobatto after that.
+        it. Exact for k < m; a lower bound by Gauss after that and, for a positive operator with no eigenvalue above
+        ``largest``, an upper bound by Gauss–Lobatto. Where ``largest`` is not given an eigenvalue that v has
+        not shown yet may diverge, and the upper bound is infinite.
 
-        Raises ValueError for steps < 0 or η ≤ 0.
+        Raises ValueError for steps < 0, η ≤ 0 or a node above ``largest``.
 
         >>> from precondlab.operators import Diagonal
         >>> K = Diagonal(torch.tensor([1.0, 0.25], dtype=torch.float64))
         >>> print(spectral_measure(K, start=torch.ones(2)).unlearned(steps=2, learning_rate=1.0))
         0.158203 in [0.158203, 0.158203]
         """
+        require_integer(steps, "unlearned", "steps")
         if steps < 0 or not learning_rate > 0:
             raise ValueError(f"unlearned: expected steps ≥ 0 and η > 0, got {steps} and {learning_rate}")
         lower = _left(self.rule, steps, learning_rate)
-        edge = 2 / learning_rate
+        if largest is not None and not largest >= self.nodes[-1] - self.tolerance:
+            raise ValueError(
+                f"unlearned: expected largest ≥ every eigenvalue, got {largest}; a node is {self.nodes[-1]}"
+            )
         if 2 * steps <= self.degree:
             return Share(lower, lower, lower)
-        if not self.positive or self.nodes[-1] > edge:
+        if not self.positive or largest is None or largest == math.inf:
             return Share(lower, lower, math.inf)
-        rule = lobatto(self.tridiagonal, min(0.0, self.nodes[0]), edge)
+        margin = 4 * np.finfo(np.float64).eps * max(largest, self.nodes[-1])
+        rule = lobatto(self.tridiagonal, min(0.0, self.nodes[0]) - margin, max(largest, self.nodes[-1]) + margin)
         return Share(lower, lower, max(_left(rule, steps, learning_rate), lower))
 
     def remaining(self, *, steps: int, learning_rate: float) -> np.ndarray:
@@ -197,6 +203,7 @@ def spectral_measure(A: LinearOperator, /, *, start: Tensor | np.ndarray, num_ma
     >>> m.nodes.round(9), m.weights.round(9), m.mass
     (array([1., 4.]), array([ 9., 16.]), 25.0)
     """
+    require_integer(num_matvecs, "spectral_measure", "num_matvecs")
     if num_matvecs < 1:
         raise ValueError(f"spectral_measure: expected num_matvecs ≥ 1, got {num_matvecs}")
     A = symmetric(A, "spectral_measure")

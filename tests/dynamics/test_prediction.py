@@ -1,5 +1,6 @@
 """Predicted loss curves against training itself: loops on matrices, torch.optim, SciPy."""
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -89,7 +90,9 @@ def test_gradient_descent_is_exact_first_and_bounded_after(seed, m, n, budget, r
     J, r = problem(seed, m, n)
     eta = rate / np.linalg.norm(J, 2) ** 2
     truth = descend(J, r, lambda g, k: -eta * g, 60)
-    prediction = curve(J, r, steps=60, learning_rate=eta, num_matvecs=budget)
+    largest = np.linalg.norm(J, 2) ** 2
+    prediction = curve(J, r, steps=60, learning_rate=eta, num_matvecs=budget, largest=largest)
+    assert np.all(np.isfinite(prediction.upper))
     np.testing.assert_allclose(prediction.loss[: prediction.exact], truth[: prediction.exact], rtol=1e-10)
     encloses(prediction, truth)
     assert np.all(prediction.loss <= truth * (1 + 1e-9))
@@ -108,7 +111,9 @@ def test_momentum_is_exact_first_and_bounded_after(seed, m, n, budget, rate, bet
     eta = rate * edge / np.linalg.norm(J, 2) ** 2
     truth = descend(J, r, HeavyBall(eta, beta, nesterov), 60)
     method = Momentum(eta, beta, nesterov=nesterov)
-    prediction = curve(J, r, steps=60, method=method, num_matvecs=budget)
+    largest = np.linalg.norm(J, 2) ** 2
+    prediction = curve(J, r, steps=60, method=method, num_matvecs=budget, largest=largest)
+    assert nesterov or np.all(np.isfinite(prediction.upper))
     exact = slice(prediction.exact)
     np.testing.assert_allclose(prediction.loss[exact], truth[exact], rtol=1e-8, atol=1e-12 * truth.max())
     encloses(prediction, truth)
@@ -118,12 +123,13 @@ def test_momentum_is_exact_first_and_bounded_after(seed, m, n, budget, rate, bet
 
 def test_momentum_is_bounded_where_it_overshoots():
     J, r = np.diag([0.1, 2.99]) ** 0.5, np.ones(2)  # one product sees 1.5; at 2.99 the residual triples first
-    encloses(curve(J, r, steps=40, method=Momentum(1.0, 0.5), num_matvecs=1), descend(J, r, HeavyBall(1.0, 0.5), 40))
+    prediction = curve(J, r, steps=40, method=Momentum(1.0, 0.5), num_matvecs=1, largest=2.99)
+    encloses(prediction, descend(J, r, HeavyBall(1.0, 0.5), 40))
 
 
 @given(beta=st.floats(0, 0.99), ends=st.tuples(st.floats(0, 1), st.floats(0, 1)), k=st.integers(1, 60))
 def test_the_range_of_the_heavy_ball_holds_on_every_interval(beta, ends, k):
-    left, right = sorted(2 * (1 + beta) * end for end in ends)
+    left, right = sorted(3 * (1 + beta) * end for end in ends)  # beyond 2(1 + β) it diverges
     x = np.linspace(left, right, 400)
     *_, p = Momentum(1.0, beta)._polynomials(x, k)
     smallest, largest = _Ranges(Momentum(1.0, beta), x[:1], x[-1:])(p[:1] ** 2, p[-1:] ** 2, k)
@@ -179,7 +185,7 @@ def test_preconditioned_methods_follow_the_loop(method, factored):
     chosen = GradientDescent(eta) if method == "descent" else Momentum(eta, beta, nesterov=method == "nesterov")
     prediction = curve(J, r, steps=300, method=chosen, preconditioner=M, num_matvecs=20)
     np.testing.assert_allclose(prediction.loss, truth, rtol=1e-10)
-    short = curve(J, r, steps=300, method=chosen, preconditioner=M, num_matvecs=6)
+    short = curve(J, r, steps=300, method=chosen, preconditioner=M, num_matvecs=6, largest=1 / eta)
     assert short.exact == 6
     encloses(short, truth)
 
@@ -226,9 +232,63 @@ def test_divergence_is_predicted():
         np.testing.assert_allclose(prediction.loss[:2], truth[:2], rtol=1e-12)
         encloses(prediction, truth, rtol=1e-12)
         assert np.all(np.isinf(prediction.upper[2:]))
+        known = curve(J, np.ones(4), steps=10, method=method, num_matvecs=2, largest=1.0)
+        encloses(known, truth, rtol=1e-12)
+        assert np.all(np.isfinite(known.upper))
         far = curve(J, np.ones(4), steps=20_000, method=method)
         assert far.loss[-1] == np.inf
         assert not np.isnan(far.loss).any()
+
+
+def test_a_divergence_that_the_residual_has_not_shown_is_not_excluded():
+    values = np.linspace(0.1, 1, 200)
+    r = np.random.default_rng(0).standard_normal(200)
+    for method in (GradientDescent(2.02), Momentum(2.9, 0.4)):
+        step = HeavyBall(method.learning_rate, getattr(method, "momentum", 0.0))
+        truth = descend(np.diag(values), r, step, 600)
+        assert truth[-1] > 1e3 * truth[0]
+        prediction = curve(np.diag(values), r, steps=600, method=method, num_matvecs=5)
+        encloses(prediction, truth)
+        assert prediction.exact == 5
+        encloses(curve(np.diag(values), r, steps=600, method=method, num_matvecs=5, largest=1.0), truth)
+    with pytest.raises(ValueError, match="Ritz value"):
+        curve(np.diag(values), r, steps=6, learning_rate=1.0, largest=0.5)
+
+
+def cgls(J, r, steps):
+    """Losses of textbook CGLS in the arithmetic of the entries."""
+    s = J.T @ r
+    p, losses = s, [0.5 * r @ r]
+    for _ in range(steps):
+        q, gamma = J @ p, s @ s
+        if q @ q == 0:
+            return losses + losses[-1:] * (steps + 1 - len(losses))
+        r = r - gamma / (q @ q) * q
+        s = J.T @ r
+        p = s + (s @ s) / gamma * p
+        losses.append(0.5 * r @ r)
+    return losses
+
+
+@pytest.mark.parametrize("decades", [1, 2, 4, 6, 8, 10])
+@pytest.mark.parametrize(("m", "n", "consistent"), [(18, 12, False), (18, 12, True), (12, 12, False)])
+def test_conjugate_gradients_say_where_round_off_parts_them(decades, m, n, consistent):
+    generator = np.random.default_rng(10 * decades + m)
+    U, V = (np.linalg.qr(generator.standard_normal((size, n)))[0] for size in (m, n))
+    J = U * np.logspace(0, -decades, n) @ V.T
+    r = J @ generator.standard_normal(n) if consistent else generator.standard_normal(m)
+    prediction = curve(J, r, steps=2 * n, method=ConjugateGradients())
+    run, floor = np.array(cgls(J, r, 2 * n)), np.finfo(float).eps * 0.5 * r @ r
+    with mpmath.workdps(100):
+        J, r = (np.vectorize(mpmath.mpf, otypes=[object])(x) for x in (J, r))
+        ideal = np.array(cgls(J, r, n) + [0.0] * n, dtype=float)
+    exact = slice(prediction.exact)
+    for truth in (run, ideal[: n + 1]):
+        np.testing.assert_allclose(prediction.loss[exact][: len(truth)], truth[exact], rtol=1e-9, atol=floor)
+        assert np.all(prediction.lower[: len(truth)] <= truth * (1 + 1e-9) + floor)
+        assert np.all(prediction.upper[: len(truth)] >= truth * (1 - 1e-9) - floor)
+    assert prediction.exact >= 3
+    assert departure(prediction, run).status.ok
 
 
 @given(seed=st.integers(0, 2**31), rank=st.integers(0, 4))
@@ -274,6 +334,16 @@ def test_a_zero_residual_stays_zero_and_mistakes_are_refused():
         pl.predict_training(J, zero + 1, steps=1, learning_rate=1.0, preconditioner=Dense(torch.ones(3, 3, dtype=F64)))
     with pytest.raises(ValueError, match="β < 1"):
         Momentum(0.1, 1.0)
+    for wrong in ("cg", ConjugateGradients):
+        with pytest.raises(TypeError, match="ConjugateGradients"):
+            curve(np.eye(2), np.ones(2), steps=1, method=wrong)
+    for counts in ({"steps": 2.5}, {"steps": 2, "num_matvecs": 3.0}, {"steps": True}):
+        with pytest.raises(TypeError, match="integer"):
+            curve(np.eye(2), np.ones(2), learning_rate=1.0, **counts)
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            pl.predict_training(J, zero + bad, steps=1, learning_rate=1.0)
+    assert pl.predict_training(J, np.ones(2), steps=1, learning_rate=1.0).loss == pytest.approx([1.0, 0.0])
     negative = Rootless(np.diag([1.0, -1.0]))
     with pytest.raises(NotPositive, match="not positive"):
         pl.predict_training(J, zero + 1, steps=1, learning_rate=1.0, preconditioner=negative)
@@ -282,6 +352,6 @@ def test_a_zero_residual_stays_zero_and_mistakes_are_refused():
 def test_conjugate_gradients_that_are_done_stay_done():
     """Products of ``(α/β)²`` overflow once the Krylov space is nearly invariant; the last α is zero."""
     alpha, beta = np.r_[np.ones(9), 0.0], np.r_[np.full(9, 1e-20), 0.0]
-    loss, lower, upper = ConjugateGradients().predict(Measure(alpha, beta, True, 1.0), 12)
+    loss, lower, upper = ConjugateGradients().predict(Measure(alpha, beta, True, 1.0), 12, largest=np.inf, eps=2e-16)
     np.testing.assert_allclose(loss[:4], 1e-40 ** np.arange(4), rtol=1e-12)
-    assert not loss[9:].any() and not lower[9:].any() and not upper[9:].any()
+    assert not loss[9:].any() and not lower[9:].any() and np.all(upper >= loss)

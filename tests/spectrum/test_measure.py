@@ -70,7 +70,7 @@ def test_unlearned_is_the_loss_left_by_gradient_descent(seed, steps, k, rate):
     A, v, masses = case(seed, np.logspace(-4, 0, 30))
     m = pl.spectral_measure(A, start=v, num_matvecs=steps)
     exact = (masses * (1 - rate * np.logspace(-4, 0, 30)) ** (2 * k)).sum() / masses.sum()
-    share = m.unlearned(steps=k, learning_rate=rate)
+    share = m.unlearned(steps=k, learning_rate=rate, largest=1.0)
     assert share.lower * (1 - 1e-9) <= exact <= share.upper * (1 + 1e-9)
     if k < steps:
         assert share.lower == share.upper == pytest.approx(exact, rel=1e-9)
@@ -82,10 +82,10 @@ def test_unlearned_agrees_with_predict_training():
     J = Dense(torch.randn(20, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
     r = torch.randn(20, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     rate = 1 / torch.linalg.matrix_norm(J.matrix, 2).item() ** 2
-    curve = pl.predict_training(J, r, steps=40, learning_rate=rate, num_matvecs=6)
+    curve = pl.predict_training(J, r, steps=40, learning_rate=rate, num_matvecs=6, largest=1 / rate)
     m = pl.spectral_measure(pl.Kernel(J), start=r, num_matvecs=6)
     for k in (0, 1, 5, 6, 20, 40):
-        share = m.unlearned(steps=k, learning_rate=rate)
+        share = m.unlearned(steps=k, learning_rate=rate, largest=1 / rate)
         assert 0.5 * m.mass * share.value == pytest.approx(curve.loss[k], rel=1e-9)
         assert 0.5 * m.mass * share.upper == pytest.approx(curve.upper[k], rel=1e-6)
 
@@ -115,6 +115,15 @@ def test_divergence_is_said():
     assert share.lower > 1e6
     assert share.upper == math.inf
     assert share.to_dict()["upper"] is None
+    slow = pl.spectral_measure(A, start=v, num_matvecs=4)
+    true = ((1 - 2.02 * np.linspace(0.1, 1, 20)) ** 600 * case(1, np.linspace(0.1, 1, 20))[2]).sum() / slow.mass
+    assert slow.unlearned(steps=300, learning_rate=2.02).upper == math.inf
+    known = slow.unlearned(steps=300, learning_rate=2.02, largest=1.0)
+    assert known.lower <= true <= known.upper < math.inf
+    with pytest.raises(ValueError, match="a node is"):
+        slow.unlearned(steps=300, learning_rate=2.02, largest=0.5)
+    with pytest.raises(TypeError, match="integer"):
+        slow.unlearned(steps=2.5, learning_rate=1.0)  # pyright: ignore[reportArgumentType]
 
 
 def test_single_precision_zero_and_scipy():
