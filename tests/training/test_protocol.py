@@ -271,9 +271,7 @@ def test_options_are_loaded_with_the_state(make):
         assert name == "params" or other.param_groups[0][name] == value
 
 
-@pytest.mark.parametrize(
-    "kind", [pl.optim.LevenbergMarquardt, pl.optim.LBFGS, pl.optim.KFAC, pl.optim.SelfScaledBroyden]
-)
+@pytest.mark.parametrize("name", ["LevenbergMarquardt", "LBFGS", "KFAC", "SelfScaledBroyden"])
 def test_a_learning_rate_is_positive_and_one_if_none_is_given(name):
     kind = getattr(pl.optim, name)
     assert kind(poisson()[1]).param_groups[0]["lr"] == 1.0
