@@ -9,6 +9,7 @@ from torch import Tensor
 
 from precondlab.operator import Operator
 from precondlab.operators.jacobian import Jacobian
+from precondlab.operators.layerwise import kernel_matrix
 from precondlab.operators.plan import Plan
 
 __all__ = ["Gram", "Kernel"]
@@ -75,6 +76,7 @@ class Kernel(Operator):
         _require_operator("Kernel", J)
         super().__init__(J.codomain, J.codomain, positive=True)
         self.J = J
+        self._matrix: Tensor | None = None
 
     @cached_property
     def sqrt(self) -> Operator:
@@ -91,11 +93,33 @@ class Kernel(Operator):
         """Return the kernel with other λ for some blocks; nothing is recomputed."""
         return Kernel(_jacobian(self).reweighted(weights))
 
+    def formed(self) -> Kernel:
+        """Return the same operator with its matrix formed once, layer by layer and without J.
+
+        Row i of J on a layer is ``Σ_c g_ci a_ciᵀ``, so ``K_ij = Σ_layers Σ_cd (g_ci·g_dj)(a_ci·a_dj)``: p + q
+        operations in place of p q for a layer from p to q. Where not all parameters are in linear layers that
+        ``jets`` know, J is formed on the way.
+
+        Raises
+        ------
+        ValueError
+            If the matrix, or J where it is needed, does not fit the memory budget of J.
+
+        Cost: one backward pass per row and ``m² C² (p + q)`` operations per layer with C channels; memory m² numbers
+        and inputs and adjoints of all rows.
+        """
+        view = Kernel(self.J)
+        view._matrix = kernel_matrix(_jacobian(self))
+        return view
+
+    def dense(self) -> Tensor:
+        return super().dense() if self._matrix is None else self._matrix.clone()
+
     def _apply(self, V: Tensor) -> Tensor:
-        return self.J.forward(self.J.backward(V))
+        return self.J.forward(self.J.backward(V)) if self._matrix is None else self._matrix @ V
 
     def __repr__(self) -> str:
-        return f"Kernel({self.J!r})"
+        return f"Kernel({self.J!r}{'' if self._matrix is None else ', dense'})"
 
 
 def _require_operator(name: str, J: object) -> None:

@@ -88,6 +88,11 @@ class Jacobian(Operator):
         self._rows = slice(0, map.codomain.size)
 
     @property
+    def memory_budget(self) -> int:
+        """Bytes that products and formed matrices are given."""
+        return self._memory_budget
+
+    @property
     def value(self) -> Tensor:
         """The weighted residual ``[m]`` at the point of linearization."""
         raw = torch.cat([self._scale[:0], *(route.value[part] for _, part, route in self._chunks(self._rows))])
@@ -181,11 +186,11 @@ class Jacobian(Operator):
         view._matrix = self._free_dense(slice(0, self.map.codomain.size))
         return view
 
-    def layers(self) -> Iterator[tuple[str, tuple[str, ...], Tensor, Tensor]]:
-        """Yield (block, names, inputs a ``[C, N, p]``, adjoints g ``[C, N, q]``) of linear layers, some rows at a time.
+    def layers(self) -> Iterator[tuple[slice, tuple[str, ...], Tensor, Tensor]]:
+        """Yield rows, names, inputs a ``[C, N, p]`` and adjoints g ``[C, N, q]`` of linear layers, N rows at a time.
 
-        Row i of J, on the parameters of these names side by side ``[q, p]``, is ``Σ_c g_ci a_ciᵀ``; the C channels are
-        the value and the derivatives that the residual takes.
+        Row i of J, on the parameters of these names side by side ``[q, p]``, is ``Σ_c g_ci a_ciᵀ``, summed over all
+        that is yielded for it; the C channels are the value and the derivatives that the residual takes.
 
         Raises
         ------
@@ -206,13 +211,10 @@ class Jacobian(Operator):
                 f"{self!r}: inputs and adjoints of layers are known to the route 'jets' only; give the residual as "
                 "pl.Pointwise functions of one feed-forward model, e.g. by problem.residual(model)"
             )
-        starts = {part.start: name for name, part in self.map.codomain.slices.items() if part.start < part.stop}
-        for rows, _, route in self._chunks(self._rows):
-            first = self._rows.start + rows.start
-            block = starts[max(start for start in starts if start <= first)]
-            scale = self._scale[first : self._rows.start + rows.stop]
-            for names, a, g in route.layers(scale):  # type: ignore[attr-defined]
-                yield block, names, a, g
+        scale = self._scale[self._rows]
+        for place, _, route in self._chunks(self._rows):
+            for rows, names, a, g in route.layers(scale[place]):  # type: ignore[attr-defined]
+                yield slice(place.start + rows.start, place.start + rows.stop, rows.step), names, a, g
 
     def _view(self, rows: slice, map: Map, scale: Tensor, blocks: Iterable[str] | None = None) -> Jacobian:
         shapes = {name: map.codomain.shapes[name] for name in (self.codomain.shapes if blocks is None else blocks)}

@@ -89,12 +89,12 @@ def kfac(A: LinearOperator, /, *, damping: float = 0.0) -> Operator:
 
 def _parts(J: Jacobian) -> list[dict[Names, Pair]]:
     """Return the factors F and B of every layer, for the first block of the residual and for the others."""
-    first = next(name for name, rows in J.codomain.slices.items() if rows.start < rows.stop)
+    first = next(rows.stop for rows in J.codomain.slices.values() if rows.start < rows.stop)
     sums: dict[bool, dict[Names, list[Tensor | int]]] = {}
-    for block, names, a, g in J.layers():
+    for rows, names, a, g in J.layers():
         a, g = (x.flatten(0, 1).to(torch.promote_types(x.dtype, torch.float64)) for x in (a, g))
         new = [a.T @ a, g.T @ g, len(a)]
-        part = sums.setdefault(block == first, {})
+        part = sums.setdefault(rows.start < first, {})
         part[names] = [old + more for old, more in zip(part[names], new, strict=True)] if names in part else new
     return [{names: (F / count, B) for names, (F, B, count) in part.items()} for part in sums.values()]  # type: ignore[misc]
 

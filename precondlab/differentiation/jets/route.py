@@ -138,17 +138,20 @@ class Jets(Route):
             parts.append(torch.stack(rows, dim=1).reshape(len(group.value), self.space.size))
         return torch.cat(parts)
 
-    def layers(self, scale: Tensor) -> Iterator[tuple[tuple[str, ...], Tensor, Tensor]]:
-        """Yield names, inputs a ``[C, N, p]`` and adjoints g ``[C, N, q]`` of linear layers, for groups of rows.
+    def layers(self, scale: Tensor) -> Iterator[tuple[slice, tuple[str, ...], Tensor, Tensor]]:
+        """Yield rows, names, inputs a ``[C, N, p]`` and adjoints g ``[C, N, q]`` of linear layers, N rows at a time.
 
-        The gradient of row n, times ``scale`` ``[m]``, is ``Σ_c g aᵀ``, the parameters side by side.
+        The gradient of a row, times ``scale`` ``[m]``, is ``Σ_c g aᵀ``, the parameters side by side.
         """
+        first = 0
         for group, factor in zip(self._groups, scale.split([len(g.value) for g in self._groups]), strict=True):
             network, (C, S, N, c) = group.network(), group.slopes.shape
             w = (group.slopes * factor.view(N, c)).reshape(C, S * N, c)
-            for column in w.split(1, dim=2):
+            for j, column in enumerate(w.split(1, dim=2)):
+                rows = slice(first + j, first + N * c, c)
                 for names, a, g in network.layers(column):
-                    yield names, a.reshape(C * S, N, a.shape[2]), g.reshape(C * S, N, g.shape[2])
+                    yield rows, names, a.reshape(C * S, N, a.shape[2]), g.reshape(C * S, N, g.shape[2])
+            first += N * c
 
     def _jvp(self, V: Tensor) -> Tensor:
         params = self.space.unravel(V.T.contiguous())
