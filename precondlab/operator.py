@@ -247,11 +247,12 @@ def _is_scalar(x: Any) -> bool:
 class Foreign(Operator):
     """Any SciPy ``LinearOperator``, applied on the host."""
 
-    def __init__(self, parent: LinearOperator, *, device: torch.device | str = "cpu") -> None:
+    def __init__(self, parent: LinearOperator, *, device: torch.device | str = "cpu", positive: bool = False) -> None:
         dtype = torch.from_numpy(np.empty(0, dtype=np.result_type(parent.dtype, np.float32))).dtype
         super().__init__(
             Space(int(parent.shape[1]), dtype=dtype, device=device),
             Space(int(parent.shape[0]), dtype=dtype, device=device),
+            positive=positive,
         )
         self.parent = parent
 
@@ -259,24 +260,37 @@ class Foreign(Operator):
         return torch.as_tensor(self.parent.matmat(V.numpy(force=True)), dtype=V.dtype, device=V.device)
 
     def _apply_adjoint(self, U: Tensor) -> Tensor:
+        if self.symmetric:
+            return self._apply(U)
         return torch.as_tensor(self.parent.rmatmat(U.numpy(force=True)), dtype=U.dtype, device=U.device)
 
 
-def as_operator(x: LinearOperator, *, like: Operator | None = None) -> Operator:
+def as_operator(x: LinearOperator, *, like: Operator | None = None, positive: bool = False) -> Operator:
     """Return x as an :class:`Operator`; SciPy's own operators are wrapped, on the device of ``like``.
+
+    ``positive`` declares of a SciPy operator, which cannot say so itself, that it is symmetric and ``vᴴAv ≥ 0``.
+
+    Raises
+    ------
+    TypeError
+        If x is not an operator.
+    ValueError
+        If x is an :class:`Operator` that was made without the declaration.
 
     >>> from scipy.sparse.linalg import aslinearoperator
     >>> as_operator(aslinearoperator(np.eye(2)))
     Foreign[2×2]
     """
     if isinstance(x, Operator):
+        if positive and not x.positive:
+            raise ValueError(f"as_operator: {x!r} was not declared positive; declare it where it is made")
         return x
     if not isinstance(x, LinearOperator):
         raise TypeError(
             f"as_operator: expected an Operator or a SciPy LinearOperator, got {type(x).__name__}; "
             "wrap a matrix with pl.operators.Dense or scipy.sparse.linalg.aslinearoperator"
         )
-    return Foreign(x, device="cpu" if like is None else like.domain.device)
+    return Foreign(x, device="cpu" if like is None else like.domain.device, positive=positive)
 
 
 # Operator arithmetic builds algebra nodes and algebra nodes are operators: the one deliberate cycle.

@@ -118,6 +118,19 @@ def test_scipy_operators_join_the_algebra():
     assert isinstance(as_operator(S), Foreign)
 
 
+def test_an_operator_of_scipy_can_be_declared_positive():
+    S = aslinearoperator(np.diag([1.0, 2.0]))
+    assert not as_operator(S).symmetric
+    wrapped = as_operator(S, positive=True)
+    assert wrapped.symmetric and wrapped.positive and wrapped.H is wrapped
+    check_operator(wrapped)
+    assert as_operator(wrapped, positive=True) is wrapped
+    forward_only = LinearOperator((2, 2), matvec=lambda v: 2 * v, dtype=np.float64)
+    np.testing.assert_allclose(as_operator(forward_only, positive=True).rmatvec(np.ones(2)), [2.0, 2.0])
+    with pytest.raises(ValueError, match="not declared positive"):
+        as_operator(A, positive=True)
+
+
 def test_repr_reads_as_an_expression():
     assert repr(2 * A + A) == "2 * Dense[2×3] + Dense[2×3]"
     assert repr((A + A).H @ A) == "(Dense[2×3] + Dense[2×3]).H @ Dense[2×3]"

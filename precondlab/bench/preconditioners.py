@@ -140,9 +140,9 @@ def _build(case: Case) -> tuple[Problem, FourierSeries, Gram]:
 
 def _more(problem: Problem, model: FourierSeries, A: Gram) -> Iterator[tuple[str, Operator | Maker]]:
     """Yield the preconditioners that need the equation, a choice, or a spectrum computed before."""
-    yield "frozen", frozen(problem, model)
+    yield "frozen", lambda A: frozen(problem, model)
     if problem.symbol is not None:
-        yield "symbol", symbol(problem, model)
+        yield "symbol", lambda A: symbol(problem, model)
         yield "mass_stiffness", lambda A: mass_stiffness(problem, model, points=max(1024, 4 * A.shape[0]))
     bands = subdomains(model.wavevectors, (3,) + (1,) * (problem.dim - 1), overlap=0.2)
     yield "schwarz, 3 bands", lambda A: schwarz(A, bands)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from typing import Any
 
@@ -10,18 +9,14 @@ from torch import Tensor
 
 from precondlab.dynamics import ConjugateGradients, GradientDescent, predict_training, steps_bound
 from precondlab.dynamics.methods import Method
-from precondlab.krylov import cg
 from precondlab.operator import Operator
 from precondlab.operators import Gram
+from precondlab.preconditioners.trial import steps_promised, trial
 from precondlab.spectrum import Condition
 
 __all__ = ["conjugate_gradients", "made", "steps_promised"]
 
 Row = dict[str, Any]
-
-
-class _Reached(Exception):
-    """The tolerance is reached."""
 
 
 def made(A: Gram, M: Operator | None, found: Condition, start: Tensor, *, rtol: float, limit: int) -> Row:
@@ -71,28 +66,7 @@ def _descent(A: Gram, M: Operator | None, start: Tensor, rate: float, rtol: floa
     return None
 
 
-def steps_promised(kappa: float, /, *, rtol: float) -> int:
-    """Return how many steps of conjugate gradients reduce any error in the norm of A by ``rtol``: ``√κ ln(2/rtol)/2``.
-
-    >>> steps_promised(100.0, rtol=2e-6)
-    70
-    """
-    return math.ceil(0.5 * math.sqrt(kappa) * math.log(2 / rtol))
-
-
 def conjugate_gradients(A: Gram, M: Operator | None, start: Tensor, *, rtol: float, limit: int) -> int | None:
     """Return the steps that reduce the error, first ``start``, by ``rtol`` in the norm of A; None beyond a limit."""
-    b = A.forward(start[:, None])[:, 0]
-    first, steps = (start @ b).item(), 0
-
-    def watch(x: Tensor) -> None:
-        nonlocal steps
-        steps += 1
-        error = (start - x)[:, None]
-        if (error * A.forward(error)).sum().item() <= rtol**2 * first:
-            raise _Reached
-
-    with contextlib.suppress(_Reached):
-        cg(A, b, M=M, rtol=0.0, maxiter=limit, callback=watch)
-        return None
-    return steps
+    found = trial(A, start, M=M, rtol=rtol, maxiter=limit)
+    return found.steps if found.status.ok else None

@@ -15,11 +15,12 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from precondlab.catalogue import factories
-from precondlab.errors import Breakdown, Status
-from precondlab.krylov import cg
+from precondlab.errors import Status
+from precondlab.krylov import SolverStatus
 from precondlab.operator import Operator, as_operator
 from precondlab.operators import Identity
 from precondlab.preconditioners.preconditioner import require_damping, require_square
+from precondlab.preconditioners.trial import Meter, Overspent, steps_promised, trial
 from precondlab.spectrum import Condition, condition
 
 __all__ = ["Candidate", "Design", "DesignStatus", "design"]
@@ -33,9 +34,9 @@ _SHARE = 0.5  # of the budget that a construction may take, as a rank
 class DesignStatus(Status):
     """How a candidate fared; the value is advice."""
 
-    OK = "the trial solve reached the tolerance"
-    UNFINISHED = "the trial solve did not reach the tolerance within the budget; steps are extrapolated from κ"
-    REFUSED = "the preconditioner could not be built for this operator: see the reason"
+    OK = "the trial reached the tolerance"
+    UNFINISHED = "the trial did not reach the tolerance within the budget; steps are extrapolated from κ"
+    REFUSED = "the preconditioner could not be built or used for this operator: see the reason"
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class Candidate:
     name
         Of the method, with its rank.
     preconditioner
-        M, or None for the operator as it is (and for a candidate that could not be built).
+        M, or None for the operator as it is (and for a candidate that was refused).
     setup_matvecs, setup_seconds
-        Products with A and time spent on the construction.
+        Products with A and time spent on the construction: the products it declares or those seen, whichever are more.
     condition
-        κ of ``M A`` as an interval.
+        κ of ``M A`` as an interval, and the ends of its spectrum; None for a candidate that was refused.
     predicted
         Steps of preconditioned conjugate gradients to the tolerance that κ promises: ``½ √κ ln(2/rtol)``, from its
         upper bound, or from the lower one where that is infinite.
@@ -103,12 +104,14 @@ class Design:
     @property
     def reason(self) -> str:
         """Why the winner won."""
+        if self.best.condition is None:
+            return f"nothing can be said of this operator: {self.best.reason}"
         plain = next(each for each in self.candidates if each.name == "none")
         if self.best is plain:
-            return f"no preconditioner pays: {plain.num_matvecs:.0f} products without one"
+            return f"no preconditioner pays: {_products(plain)} without one"
         return (
-            f"{self.best.name} needs {self.best.num_matvecs:.0f} products, {self.best.setup_matvecs} of them once, "
-            f"against {plain.num_matvecs:.0f} without a preconditioner"
+            f"{self.best.name} needs {_products(self.best)}, {self.best.setup_matvecs} of them once, "
+            f"against {_products(plain)} without a preconditioner"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,20 +139,27 @@ class Design:
         }
 
     def __str__(self) -> str:
+        names = max(24, *(len(c.name) for c in self.candidates))
         lines = [
-            f"{'':24} {'κ of M A':>26} {'set-up':>8} {'predicted':>10} {'steps':>10} {'products':>10} {'seconds':>9}"
+            f"{'':{names}} {'κ of M A':>24} {'its spectrum':>24} {'set-up':>7} {'seconds':>8} "
+            f"{'predicted':>10} {'steps':>11} {'products':>9} {'seconds':>8}"
         ]
         for c in self.candidates:
             if c.condition is None:
-                lines.append(f"{c.name:24} {c.reason}")
+                lines.append(f"{c.name:{names}} {c.reason}")
                 continue
-            interval = f"[{c.condition.lower:.4g}, {c.condition.upper:.4g}]"
+            kappa = f"[{c.condition.lower:.4g}, {c.condition.upper:.4g}]"
+            spectrum = f"{c.condition.smallest:.3g} … {c.condition.largest:.3g}"
             steps = format(c.steps, ".4g") if c.status.ok else f"≈ {c.steps:.4g}"
             lines.append(
-                f"{c.name:24} {interval:>26} {c.setup_matvecs:8d} {c.predicted:10.4g} {steps:>10} "
-                f"{c.num_matvecs:10.4g} {c.seconds:9.3g}"
+                f"{c.name:{names}} {kappa:>24} {spectrum:>24} {c.setup_matvecs:7d} {c.setup_seconds:8.2g} "
+                f"{c.predicted:10.4g} {steps:>11} {c.num_matvecs:9.4g} {c.seconds:8.2g}"
             )
         return "\n".join([*lines, self.reason])
+
+
+def _products(candidate: Candidate) -> str:
+    return f"{'' if candidate.status.ok else '≈ '}{candidate.num_matvecs:.0f} products"
 
 
 def design(
@@ -164,32 +174,43 @@ def design(
 ) -> Design:
     """Try every preconditioner that applies to a positive operator, measure each, and rank them.
 
-    A trial builds the preconditioner, encloses κ of ``M A``, and solves ``(A + damping I) x = b`` for a random
-    right-hand side in the range of A by conjugate gradients. Candidates are ranked by products, which repeat
-    exactly, not by seconds, which do not.
+    A trial builds the preconditioner, encloses κ of ``M A``, and makes steps of conjugate gradients until
+    ``√(L/L₀) ≤ rtol``, the loss being ``L = ½‖x − x_k‖²_A`` with a random x in the parameters: a linear model
+    trained from a random start, whose excess loss this is. As x is drawn the error is known exactly. (A random residual
+    instead, ``b = Jᵀr``, would give every mode the same share of the loss, but its solution and so its error would
+    not be known.) Modes with less than rtol² of the loss are not needed for it, ``condition`` sees them too.
+    Candidates are ranked by products, which repeat exactly, not by seconds, which do not.
 
     Parameters
     ----------
     A
         Positive operator.
     budget
-        Products with A that each candidate may spend on its construction and on its trial solve.
+        Products with A that each candidate may spend on its construction and steps. A construction that asks for
+        more is stopped.
     candidates
         More of them: name → operator M, or a function A ↦ M. Those of the library that need nothing but A (and
-        a rank) are always tried.
+        a rank) are always tried. A function is given an operator that counts: see
+        :class:`~precondlab.preconditioners.trial.Meter`.
     damping
         Added to A, and passed to methods that take it; positive for a singular A.
     rtol
-        Relative residual of the trial solve.
+        √(L/L₀) at which the trial ends: the error in the norm of A.
     generator
-        For random preconditioners and the right-hand side.
+        For random preconditioners and x.
+
+    Returns
+    -------
+    Design
+        If A itself is refused, for it is not positive or not finite, that is the only candidate and the reason.
 
     Raises
     ------
     ValueError
-        If A is not square or not declared positive.
+        If A is not square or not declared positive, or for a budget, damping or tolerance out of range.
 
-    Cost: at most 2 ``budget`` products with A per candidate, about ten candidates.
+    Cost: per candidate, about ten, at most ``budget`` products with A for its construction and steps, ``budget`` for
+    κ, one per step (half where A has a factor) to measure the error, and about twenty for checks.
 
     >>> from precondlab.operators import Diagonal
     >>> A = Diagonal(torch.logspace(0, 8, 40, dtype=torch.float64))
@@ -200,15 +221,20 @@ def design(
     require_square("design", A)
     require_damping("design", damping)
     if not A.positive:
-        raise ValueError(f"design: expected a positive operator, got {A!r}; declare positive=True, or take pl.Gram(J)")
-    if budget < 2:
-        raise ValueError(f"design: budget should be ≥ 2 products, got {budget}")
+        raise ValueError(
+            f"design: expected a positive operator, got {A!r}; take pl.Gram(J), declare positive=True where it is "
+            "made, or wrap SciPy's by pl.as_operator(A, positive=True)"
+        )
+    if budget < 2 or not 0 < rtol < 1:
+        raise ValueError(f"design: expected a budget ≥ 2 products and 0 < rtol < 1, got {budget} and {rtol}")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     target = as_operator(A + damping * Identity(A.domain)) if damping else A
-    b = target.forward(target.domain.random(1, generator=generator))[:, 0]
-    makers: dict[str, Operator | Maker | None] = {"none": None, **dict(_library(A, budget, damping, generator))}
-    makers |= candidates or {}
-    tried = [_try(name, maker, A, target, b, budget, rtol) for name, maker in makers.items()]
+    x = A.domain.random(generator=generator)
+    plain = _try("none", None, A, target, x, budget, rtol)
+    if plain.condition is None:
+        return Design((plain,), rtol)
+    makers = {**dict(_library(A, budget, damping, generator)), **(candidates or {})}
+    tried = [plain, *(_try(name, maker, A, target, x, budget, rtol) for name, maker in makers.items())]
     order = sorted(tried, key=lambda c: (c.condition is None, not c.status.ok, c.num_matvecs))
     return Design(tuple(order), rtol)
 
@@ -234,32 +260,53 @@ def _library(A: Operator, budget: int, damping: float, generator: torch.Generato
 
 
 def _try(
-    name: str, maker: Operator | Maker | None, A: Operator, target: Operator, b: Tensor, budget: int, rtol: float
+    name: str,
+    maker: LinearOperator | Maker | None,
+    A: Operator,
+    target: Operator,
+    x: Tensor,
+    budget: int,
+    rtol: float,
 ) -> Candidate:
     """Build one preconditioner and measure it."""
     refused = Candidate(name, None, 0, 0.0, None, math.inf, 1, math.inf, math.inf, DesignStatus.REFUSED)
-    start, before = time.perf_counter(), A.num_matvecs
+    meter, before, start = Meter(A, budget), A.num_matvecs, time.perf_counter()
     try:
-        M = maker if isinstance(maker, Operator | None) else maker(A)
+        M = _make(maker, meter.operator)
         built = time.perf_counter() - start
-        setup = getattr(M, "setup_matvecs", A.num_matvecs - before)
-        if setup >= budget:
-            return replace(refused, reason=f"its construction takes {setup} products, beyond the budget of {budget}")
-        found = condition(target, preconditioner=M, num_matvecs=budget - setup)
-        inside = A.num_matvecs
-        if M is not None:
-            M.forward(b[:, None])
-        step_matvecs = 1 + A.num_matvecs - inside
-        start = time.perf_counter()
-        solution = cg(target, b, M=M, rtol=rtol, maxiter=(budget - setup) // step_matvecs)
-        solved = time.perf_counter() - start
-    except (ValueError, Breakdown, NotImplementedError) as error:
+        meter.open()
+        setup = max(getattr(M, "setup_matvecs", 0), meter.spent, A.num_matvecs - before)
+        inside = 0 if M is None else _inside(M, x, A, meter)
+        steps = (budget - setup) // (1 + inside)
+        if steps < 1:
+            return replace(refused, reason=f"its construction takes {setup} products and leaves no step of {budget}")
+        found = condition(target, preconditioner=M, num_matvecs=steps)
+        made = trial(target, x, M=M, rtol=rtol, maxiter=steps)
+    except Overspent:
+        return replace(refused, reason=f"its construction takes more than the budget of {budget} products")
+    except (ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         return replace(refused, reason=f"{type(error).__name__}: {error}")
+    advice = f"{made.status.name.lower()}: {made.status.advice}"
+    if made.status in (SolverStatus.INDEFINITE, SolverStatus.M_NOT_POSITIVE):
+        return replace(refused, reason=advice)
     kappa = found.upper if found.upper < math.inf else found.lower
-    predicted = 0.5 * math.sqrt(kappa) * math.log(2 / rtol)
-    steps, status = float(solution.steps), DesignStatus.OK
-    if not solution.status.ok:
+    predicted, steps, status = steps_promised(kappa, rtol=rtol), made.steps, DesignStatus.OK
+    if not made.status.ok:
         steps, status = max(steps, predicted), DesignStatus.UNFINISHED
-    seconds = built + solved * steps / max(solution.steps, 1)
-    reason = "" if solution.status.ok else f"{solution.status.name.lower()}: {solution.status.advice}"
-    return Candidate(name, M, setup, built, found, predicted, step_matvecs, steps, seconds, status, reason)
+    seconds = built + made.seconds * steps / max(made.steps, 1)
+    reason = "" if made.status.ok else advice
+    return Candidate(name, M, setup, built, found, predicted, 1 + inside, steps, seconds, status, reason)
+
+
+def _make(maker: LinearOperator | Maker | None, A: Operator) -> Operator | None:
+    if maker is None or isinstance(maker, LinearOperator):
+        return None if maker is None else as_operator(maker, like=A)
+    return maker(A)
+
+
+@torch.no_grad()
+def _inside(M: Operator, x: Tensor, A: Operator, meter: Meter) -> int:
+    """Return the products with A inside one with M."""
+    seen, spent = A.num_matvecs, meter.spent
+    M.forward(x[:, None])
+    return max(A.num_matvecs - seen, meter.spent - spent)
