@@ -132,6 +132,21 @@ def test_a_file_that_does_not_import_says_why(tmp_path):
     assert "surely_not_installed" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["burgers", "variable_diffusion"])
+def test_precondition_offers_what_the_equation_gives(name):
+    document = json.loads(run("precondition", name, "--frequencies", 3, "--budget", 30, "--json").stdout)
+    tried = {c["name"]: c for c in document["candidates"]}
+    for each in ("frozen", "symbol", "mass_stiffness"):
+        assert tried[each]["condition"] is not None and tried[each]["setup_seconds"] > 0
+    assert document["pictures"] == []
+
+
+def test_precondition_draws_where_it_is_told(problem, tmp_path):
+    result = run("precondition", f"{problem}:residual", "--budget", 20, "--out", tmp_path / "pictures")
+    assert result.exit_code == 0 and "no preconditioner pays" in result.stdout
+    assert (tmp_path / "pictures" / "precondition.png").stat().st_size > 5000
+
+
 @pytest.fixture
 def small_demo(monkeypatch):
     def set_tables(measured):

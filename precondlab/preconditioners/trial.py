@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -101,12 +102,11 @@ class _MeteredJacobian(_Metered):
 def _metered(A: Operator, meter: Meter, price: float) -> Operator:
     """Return A, a product with which costs a price."""
     mixin = _MeteredJacobian if isinstance(A, Jacobian) else _Metered
-    kind = type(type(A).__name__, (mixin, type(A)), {})
-    twin = object.__new__(kind)
+    twin = cast(_Metered, object.__new__(type(type(A).__name__, (mixin, type(A)), {})))
     twin.__dict__.update(A.__dict__)
     twin._source, twin._meter, twin._price, twin.num_matvecs = A, meter, price, 0
     if isinstance(A, Gram | Kernel):
-        twin.J = _metered(A.J, meter, price / 2)
+        vars(twin)["J"] = _metered(A.J, meter, price / 2)
     return twin
 
 
