@@ -42,9 +42,9 @@ class GGN(Operator):
     params
         Patterns of the names of the parameters, such as ``"blocks.*.attn.*"``; all trainable ones by default.
     reduction
-        Whether the loss is a ``"mean"`` or a ``"sum"`` over samples; by default what ``loss_fn`` says in its
-        attribute ``reduction``, else ``"mean"``. A mean that does not count every sample once (class weights,
-        ``ignore_index``) is right within one batch only.
+        Whether the loss is a ``"mean"`` (or ``"batchmean"``, the same) or a ``"sum"`` over samples; by default what
+        ``loss_fn`` says in its attribute ``reduction``, else ``"mean"``. A mean that does not count every sample once
+        (class weights, ``ignore_index``) is right within one batch, and refused where two of the same shapes show it.
     microbatch
         Split batches into pieces of at most so many samples.
     memory_budget
@@ -66,10 +66,10 @@ class GGN(Operator):
     ------
     TypeError, ValueError
         For no data or data of another form, a pattern that no trainable parameter matches, a model in training
-        mode with dropout or batch normalization, a loss that is not one finite number, or one that microbatch
-        would change.
+        mode with dropout or batch normalization, a loss that is not one finite number, or differs in a second call,
+        or is no mean or sum over the batches, or one that microbatch would change.
 
-    Cost: at construction one forward pass per batch, kept within the budget; a product is about three forward
+    Cost: at construction two forward passes per batch, one kept within the budget; a product is about three forward
     passes: closed form for feed-forward networks, one retained graph for others.
     Reference: Schraudolph (2002), doi:10.1162/08997660260028683.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from precondlab.map import refuse_training_mode
 
 __all__ = ["Batch", "Kept", "LossFn", "Reduction", "describe", "read", "require_number", "select"]
 
-Reduction = Literal["mean", "sum"]
+Reduction = Literal["mean", "batchmean", "sum"]
 LossFn = Callable[[Any, Any], Tensor]
 Part = TypeVar("Part")
 
@@ -42,11 +43,16 @@ class Batch:
 
     def outputs(self, model: nn.Module, params: dict[str, Tensor]) -> Any:
         """Return what the model returns for this batch; parameters that are not given are constants."""
-        params = {name: p.detach() for name, p in model.named_parameters()} | params
+        values = {id(p): params.get(name, p.detach()) for name, p in model.named_parameters()}
+        every = {  # tied parameters under each name, but a module that appears twice once: torch would not restore it
+            name: values[id(p)]
+            for prefix, module in model.named_modules()
+            for name, p in module.named_parameters(prefix, recurse=False, remove_duplicate=False)
+        }
         if isinstance(self.inputs, Mapping):
-            return torch.func.functional_call(model, params, (), dict(self.inputs))
+            return torch.func.functional_call(model, every, (), dict(self.inputs), tie_weights=False)
         arguments = self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
-        return torch.func.functional_call(model, params, arguments)
+        return torch.func.functional_call(model, every, arguments, tie_weights=False)
 
     def rows(self, start: int, stop: int) -> Batch:
         """Return some of the samples; their share of the weight is the caller's business."""
@@ -70,17 +76,25 @@ def read(
 
     ``data`` is one pair (inputs, targets), one mapping, or an iterable of either such as a list or a DataLoader,
     which is read once and kept. The inputs of a mapping are its entries, its target is the mapping itself.
-    For a mean over samples a batch weighs ``size / total``, for a sum 1. Batches of more than ``microbatch`` samples
-    are split, once the first has shown that its loss is the weighted sum of the losses of its pieces.
+    For a mean over samples a batch weighs ``size / total``, for a sum 1: the loss of the outputs of any two consecutive
+    batches, where they can be joined, has to be the weighted sum of theirs. Batches of more than ``microbatch``
+    samples are split, once the first has shown that its loss is the weighted sum of the losses of its pieces.
 
     Raises
     ------
     TypeError, ValueError
-        For data of another form, or none; a model in training mode whose layers change from call to call; or
-        a loss that cannot be split.
+        For data of another form, or none; another reduction; a model in training mode whose layers change from call to
+        call, or any loss that does; or a loss that cannot be split.
+
+    Cost: a forward pass through every batch, and twice through the first.
     """
     refuse_training_mode(model)
-    reduction = reduction or getattr(loss_fn, "reduction", "mean")
+    kind: Reduction = reduction or getattr(loss_fn, "reduction", "mean")
+    if kind not in get_args(Reduction):
+        raise ValueError(
+            f"{who}: the loss should be one number, a 'mean', 'batchmean' or 'sum' over samples, got reduction={kind!r}"
+        )
+    mean = kind != "sum"
     if isinstance(data, Tensor) or not isinstance(data, Iterable):
         raise TypeError(f"{who}: expected (inputs, targets) or an iterable of such pairs, got {type(data).__name__}")
     pair = isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor)
@@ -91,11 +105,12 @@ def read(
         raise ValueError(f"{who}: expected (inputs, targets) or an iterable of such pairs, got no batch or no sample")
     if microbatch is not None and microbatch < 1:
         raise ValueError(f"{who}: expected microbatch ≥ 1, got {microbatch}")
+    batches = [replace(batch, weight=batch.size / total if mean else 1.0) for batch in batches]
+    _require_additive(model, loss_fn, batches, kind, who)
     pieces: list[Batch] = []
     checked = False
     for batch in batches:
-        batch = replace(batch, weight=batch.size / total if reduction == "mean" else 1.0)
-        parts = [batch] if microbatch is None else batch.split(microbatch, reduction == "mean")
+        parts = [batch] if microbatch is None else batch.split(microbatch, mean)
         if len(parts) > 1 and not checked:
             _require_separable(model, loss_fn, batch, parts, who)
             checked = True
@@ -103,12 +118,69 @@ def read(
     return pieces
 
 
+@torch.no_grad()
+def _require_additive(model: nn.Module, loss_fn: LossFn, batches: list[Batch], reduction: Reduction, who: str) -> None:
+    """Raise unless a loss is the same in a second call, and that of two batches what their weights say."""
+
+    def evaluate(batch: Batch) -> tuple[Any, Tensor]:
+        outputs = batch.outputs(model, {})
+        return outputs, loss_fn(outputs, batch.targets)
+
+    one, (outputs, value) = batches[0], evaluate(batches[0])
+    again = evaluate(one)[1]
+    if _differ(value, again, value.abs()):
+        raise ValueError(
+            f"{who}: the loss of one batch was {value.item():.6g}, then {again.item():.6g}: something is random in the "
+            "model or the loss (dropout as a function is told training=False), so that there is no derivative"
+        )
+    for two in batches[1:]:
+        following, other = evaluate(two)
+        sizes = one.size, two.size
+        try:
+            both = loss_fn(_joined(outputs, following, sizes), _joined(one.targets, two.targets, sizes))
+        except (RuntimeError, ValueError):  # of different shapes
+            both = None
+        weight = (one.weight + two.weight) if reduction != "sum" else 1.0
+        due = (one.weight * value + two.weight * other) / weight
+        scale = (one.weight * value.abs() + two.weight * other.abs()) / weight
+        if both is not None and _differ(both, due, scale):
+            raise ValueError(
+                f"{who}: the loss of two batches is {both.item():.6g} together, but would be {due.item():.6g} "
+                f"as a {reduction!r} over samples, which it is not. Give the right reduction=; with class weights or "
+                "ignore_index take a loss with reduction='sum', divided by a constant, or all data as one batch"
+            )
+        one, outputs, value = two, following, other
+
+
+def _differ(a: Tensor, b: Tensor, scale: Tensor) -> bool:
+    return a.numel() == 1 and bool((a - b).abs() > torch.finfo(a.dtype).eps ** 0.5 * scale)
+
+
+def _joined(one: Any, two: Any, sizes: tuple[int, int]) -> Any:
+    """Return outputs or targets of two batches as those of one; what is not made of samples is that of the first."""
+    if isinstance(one, Tensor):
+        if not one.dim() or (len(one) != sizes[0] and one.shape == two.shape and torch.equal(one, two)):
+            return one
+        if len(one) * sizes[1] != len(two) * sizes[0]:
+            raise ValueError("not made of samples")
+        return torch.cat([one, two])
+    if isinstance(getattr(one, "logits", None), Tensor):
+        both = copy(one)
+        both.logits = _joined(one.logits, two.logits, sizes)
+        return both
+    if isinstance(one, Mapping):
+        return {name: _joined(value, two[name], sizes) for name, value in one.items()}
+    if isinstance(one, tuple | list):
+        return tuple(_joined(a, b, sizes) for a, b in zip(one, two, strict=True))
+    return one
+
+
 def _require_separable(model: nn.Module, loss_fn: LossFn, batch: Batch, pieces: list[Batch], who: str) -> None:
     with torch.no_grad():
         whole = batch.weight * loss_fn(batch.outputs(model, {}), batch.targets)
         parts = [piece.weight * loss_fn(piece.outputs(model, {}), piece.targets) for piece in pieces]
     total, scale = torch.stack(parts).sum(), torch.stack(parts).abs().sum()
-    if whole.numel() == 1 and (whole - total).abs() > torch.finfo(whole.dtype).eps ** 0.5 * scale:
+    if _differ(whole, total, scale):
         raise ValueError(
             f"{who}: microbatch: the loss of a batch is {whole.item():.6g}, the weighted losses of its pieces add up "
             f"to {total.item():.6g}; the model or the loss mixes samples (or reduction= is wrong): leave microbatch out"

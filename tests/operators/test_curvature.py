@@ -227,9 +227,10 @@ def test_token_ids_mappings_tied_and_unused_parameters(curvature):
 def test_tied_layers_are_one_parameter(curvature):
     torch.manual_seed(0)
     square, (X, y) = nn.Linear(4, 4, dtype=F64), data(outputs=4)
-    model = nn.Sequential(square, nn.Tanh(), square)
+    model, weight = nn.Sequential(square, nn.Tanh(), square), square.weight
     A = curvature(model, CROSS, (X, y))
     assert list(A.domain.shapes) == ["0.weight", "0.bias"]
+    assert square.weight is weight
     expected = (
         dense_ggn(model, CROSS, X, y)
         if curvature is pl.GGN
@@ -331,3 +332,67 @@ def test_attention_has_second_derivatives(kind):
     pl.testing.check_operator(J)
     G = pl.GGN(model, nn.MSELoss(), (x, torch.zeros_like(x)))
     torch.testing.assert_close(G.dense(), 2 / 24 * pl.Gram(J).dense())
+
+
+def tokens_loss(outputs, targets):
+    return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), ignore_index=-1)
+
+
+@curvatures
+def test_batchmean_is_a_mean_over_samples(curvature):
+    model, (X, _) = network(), data(23)
+    targets = torch.softmax(torch.randn(23, 3, dtype=F64, generator=torch.Generator().manual_seed(2)), dim=1)
+    batches = list(zip(X.split(7), targets.split(7), strict=True))
+    for loss in (nn.KLDivLoss(reduction="batchmean"), nn.KLDivLoss(reduction="sum"), nn.KLDivLoss()):
+        if loss.reduction == "mean":
+            with pytest.warns(UserWarning, match="batchmean"):
+                whole, split = (curvature(model, loss, given).dense() for given in ((X, targets), batches))
+        else:
+            whole, split = (curvature(model, loss, given).dense() for given in ((X, targets), batches))
+        torch.testing.assert_close(split, whole)
+
+
+@curvatures
+def test_losses_that_are_no_mean_over_batches_are_refused(curvature):
+    model, (X, y) = network(), data(23)
+    batches = list(zip(X.split(7), y.split(7), strict=True))
+
+    def summing(outputs, targets):
+        return CROSS(outputs, targets, reduction="sum")
+
+    weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 20.0], dtype=F64))
+    ignored = nn.CrossEntropyLoss(ignore_index=2)
+    for loss in (summing, weighted, ignored):
+        with pytest.raises(ValueError, match="which it is not"):
+            curvature(model, loss, batches)
+        curvature(model, loss, (X, y))
+    with pytest.raises(ValueError, match="'sum' over samples, which it is not"):
+        curvature(model, CROSS, batches, reduction="sum")
+    torch.testing.assert_close(
+        curvature(model, summing, batches, reduction="sum").dense(), 23 * curvature(model, CROSS, (X, y)).dense()
+    )
+    with pytest.raises(ValueError, match="got reduction='avg'"):
+        curvature(model, CROSS, batches, reduction="avg")
+    model = nn.Sequential(nn.Embedding(7, 4, dtype=F64), nn.Linear(4, 7, dtype=F64))
+    ids = torch.randint(7, (6, 3), generator=torch.Generator().manual_seed(0))
+    padded = ids.clone()
+    padded[4:, 1:] = -1
+    with pytest.raises(ValueError, match="ignore_index"):
+        curvature(model, tokens_loss, list(zip(ids.split(2), padded.split(2), strict=True)))
+    curvature(model, tokens_loss, list(zip(ids.split(2), ids.split(2), strict=True)))
+    ragged = [(ids[:2], ids[:2]), (ids[2:, :2], ids[2:, :2])]  # of different lengths: not compared
+    curvature(model, tokens_loss, ragged)
+
+
+@curvatures
+def test_a_random_loss_is_refused(curvature):
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x):
+            return nn.functional.dropout(self.inner(x), 0.5, training=True)
+
+    with pytest.raises(ValueError, match="something is random"):
+        curvature(Noisy(), CROSS, data())
