@@ -9,7 +9,8 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from precondlab.dynamics.measure import measure
+from precondlab.dynamics.measure import measure, require_residual
+from precondlab.errors import Breakdown
 from precondlab.operator import Operator, as_operator
 from precondlab.operators import Jacobian
 from precondlab.space import Space
@@ -78,7 +79,9 @@ def observe(
 
     A bidiagonalization started at the residual gives the sharpness and the alignment; random probes z with ``Kz`` give
     the trace, the effective rank and, since an observation keeps its products, the drift: it is estimated from
-    ``(K − K₀)z`` without another product with K₀. Standard errors are those of the jackknife over probes.
+    ``(K − K₀)z`` without another product with K₀. Standard errors are those of the jackknife over probes, and few
+    probes know them roughly: ask for ``drift.interval()``, which has Student's factor. With the default of 10
+    its 95 % held in 91–96 % of runs on eight spectra, ±2 standard errors in 88–93 %; with 40 both in 92–96 %.
 
     Parameters
     ----------
@@ -99,7 +102,9 @@ def observe(
     Raises
     ------
     ValueError
-        For a residual or a reference of another size, or fewer than 2 probes.
+        For a residual or a reference of another size, a residual that is not finite, or fewer than 2 probes.
+    Breakdown
+        If a product is not finite.
 
     Cost: num_matvecs + num_probes products with J and with Jᵀ; with a reference one more product with either Jacobian
     and its adjoint. Memory: num_matvecs + 2 num_probes vectors ``[m]`` and num_matvecs vectors ``[n]``.
@@ -114,17 +119,19 @@ def observe(
     """
     J = as_operator(J)
     m = J.shape[0]
-    rows = m if reference is None else len(reference._probes)
-    if residual.shape != (m,) or rows != m:
+    if reference is not None and len(reference._probes) != m:
         raise ValueError(
-            f"observe: expected a residual and a reference of {m} rows for {J!r}, got {tuple(residual.shape)} and "
-            f"{rows}; keep the points of the residual fixed"
+            f"observe: expected a reference of {m} rows for {J!r}, got {len(reference._probes)}; "
+            "keep the points of the residual fixed"
         )
+    require_residual("observe", J, residual)
     if num_probes < 2 or num_matvecs < 1:
         raise ValueError(f"observe: expected num_probes ≥ 2 and num_matvecs ≥ 1, got {num_probes} and {num_matvecs}")
     with torch.no_grad():
         Z = J.codomain.random(num_probes, generator=generator) if reference is None else reference._probes
         Y = J.forward(J.backward(Z))
+        if not bool(torch.isfinite(Y).all()):
+            raise Breakdown(f"observe: a product with {J!r} is not finite; check the model at this point")
         loss = 0.5 * J.codomain.inner(residual[:, None], residual[:, None]).item()
         values, weights = np.zeros(0), np.zeros(0)
         if loss > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +15,7 @@ from precondlab.krylov.recurrences import Tridiagonalization
 from precondlab.operator import Operator
 from precondlab.spectrum.quadrature import Rule, gauss
 
-__all__ = ["Measure", "measure"]
+__all__ = ["Measure", "measure", "require_residual"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,20 @@ def measure(J: Operator, residual: Tensor, *, preconditioner: Operator | None = 
             f"J M Jᵀ has the Ritz value {smallest:.3e} < 0: {preconditioner!r} is not positive; give one that is"
         )
     return _resolved(*_factor(T), mass, eps**0.5)
+
+
+def require_residual(who: str, J: Operator, residual: Tensor) -> None:
+    """Raise ValueError unless a residual has a finite norm and a row for each of J's."""
+    if residual.shape != J.shape[:1]:
+        raise ValueError(
+            f"{who}: expected a residual of shape ({J.shape[0]},) for {J!r}, got {tuple(residual.shape)}; "
+            "keep the points of the residual fixed"
+        )
+    if not math.isfinite(J.codomain.inner(residual[:, None], residual[:, None]).real.item()):
+        raise ValueError(
+            f"{who}: the residual is not finite, or too large to be squared; go back to parameters where the loss is "
+            "finite, or lower the learning rate"
+        )
 
 
 def _factor(T: Tridiagonalization) -> tuple[np.ndarray, np.ndarray, bool]:

@@ -60,6 +60,11 @@ class GradientDescent:
         upper[exact] = loss[exact]
         return loss, loss, upper
 
+    def polynomial(self, values: np.ndarray, steps: int, /) -> np.ndarray:
+        """Return ``p_k(λ)`` for k = steps: what is left of the residual along an eigenvector."""
+        with np.errstate(over="ignore"):
+            return np.clip((1 - self.learning_rate * values) ** float(steps), -_HUGE, _HUGE)
+
     def _decay(self, rule: Rule, steps: int) -> np.ndarray:
         twice = 2.0 * np.arange(steps + 1)
         total = np.zeros(steps + 1)
@@ -110,6 +115,10 @@ class Momentum:
         exact = slice(None if seen.exhausted else len(seen))
         lower[exact] = upper[exact] = loss[exact]
         return loss, lower, upper
+
+    def polynomial(self, values: np.ndarray, steps: int, /) -> np.ndarray:
+        """Return ``p_k(λ)`` for k = steps: what is left of the residual along an eigenvector."""
+        return list(self._polynomials(values, steps))[-1]
 
     def _polynomials(self, x: np.ndarray, steps: int) -> Iterator[np.ndarray]:
         beta, factor = self.momentum, 1 - self.learning_rate * x

@@ -10,7 +10,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from precondlab.dynamics.measure import measure
+from precondlab.dynamics.measure import measure, require_residual
 from precondlab.dynamics.methods import GradientDescent, Method
 from precondlab.errors import Status
 from precondlab.operator import Operator, as_operator
@@ -201,16 +201,11 @@ def _method(learning_rate: float | None, method: Method | None) -> Method:
 
 
 def _require(J: Operator, residual: Tensor, M: Operator | None, steps: int, num_matvecs: int) -> None:
-    m, n = J.shape
+    n = J.shape[1]
     for name, count in (("steps", steps), ("num_matvecs", num_matvecs)):
         require_integer(count, "predict_training", name)
     if steps < 0 or num_matvecs < 1:
         raise ValueError(f"predict_training: expected steps ≥ 0 and num_matvecs ≥ 1, got {steps} and {num_matvecs}")
-    if residual.shape != (m,):
-        raise ValueError(
-            f"predict_training: expected a residual of shape ({m},) for {J!r}, got {tuple(residual.shape)}"
-        )
-    if not residual.isfinite().all():
-        raise ValueError("predict_training: the residual is not finite; check the model and the data at this point")
+    require_residual("predict_training", J, residual)
     if M is not None and M.shape != (n, n):
         raise ValueError(f"predict_training: expected a preconditioner of shape ({n}, {n}), got {M!r}")

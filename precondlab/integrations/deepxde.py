@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,7 @@ from precondlab.training.monitor import SpectrumMonitor
 if TYPE_CHECKING:
     import deepxde
 
-__all__ = ["monitor", "optimizer", "residual"]
+__all__ = ["metrics", "monitor", "optimizer", "residual"]
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +95,8 @@ def optimizer(model: deepxde.Model, make: Callable[..., torch.optim.Optimizer], 
 def monitor(spectrum: SpectrumMonitor, /) -> deepxde.callbacks.Callback:
     """Return a callback for ``model.train(callbacks=[…])`` that measures before every iteration that is due.
 
-    Records are in ``spectrum.history`` and go to the logger ``precondlab.integrations.deepxde``.
+    Records are in ``spectrum.history`` and go to the logger ``precondlab.integrations.deepxde``; with
+    ``model.compile(metrics=metrics(spectrum))`` into DeepXDE's own table and loss history too.
 
     Parameters
     ----------
@@ -112,6 +113,35 @@ def monitor(spectrum: SpectrumMonitor, /) -> deepxde.callbacks.Callback:
                 _log.info("spectrum %s", record)
 
     return Monitor()
+
+
+def metrics(
+    spectrum: SpectrumMonitor,
+    /,
+    names: Sequence[str] = ("lambda_max", "lambda_min", "condition_number", "effective_rank", "drift"),
+) -> list[Callable[[Any, Any], float]]:
+    """Return metrics for ``model.compile(metrics=[…])`` that repeat the latest record of a monitor.
+
+    DeepXDE prints them under "Test metric", keeps them in ``losshistory.metrics_test`` and saves them with
+    ``dde.saveplot``, in this order. NaN until :func:`monitor` has measured, which it first does after DeepXDE's test
+    at step 0, and for entries the record lacks.
+
+    Parameters
+    ----------
+    spectrum
+        The one given to :func:`monitor`.
+    names
+        Entries of its records.
+    """
+
+    def latest(name: str) -> Callable[[Any, Any], float]:
+        def metric(y_true: Any, y_pred: Any) -> float:
+            return spectrum.history[-1].get(name, float("nan")) if spectrum.history else float("nan")
+
+        metric.__name__ = name
+        return metric
+
+    return [latest(name) for name in names]
 
 
 def _import() -> Any:

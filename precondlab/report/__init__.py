@@ -1,7 +1,7 @@
 """Pictures and tables of results."""
 
 from precondlab.report.densities import draw_cumulative, draw_density, draw_measure
-from precondlab.report.plots import draw_curves, draw_prediction, draw_scaling, draw_spectra, style
+from precondlab.report.plots import draw_curves, draw_modes, draw_prediction, draw_scaling, draw_spectra, style
 from precondlab.report.tables import Row, Table
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "draw_curves",
     "draw_density",
     "draw_measure",
+    "draw_modes",
     "draw_prediction",
     "draw_scaling",
     "draw_spectra",

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precondlab.dynamics import TrainingCurve, departure
+from precondlab.dynamics import Modes, TrainingCurve, departure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_curves", "draw_prediction", "draw_scaling", "draw_spectra", "style"]
+__all__ = ["draw_curves", "draw_modes", "draw_prediction", "draw_scaling", "draw_spectra", "style"]
 
 
 @contextlib.contextmanager
@@ -75,6 +75,33 @@ def draw_prediction(
     if left.step is not None:
         axes.axvline(left.step + shift, color="0.5", linewidth=1, label=f"no longer linear: step {left.step}")
         axes.legend()
+    return axes
+
+
+def draw_modes(axes: Axes, found: Modes) -> Axes:
+    """Draw ``|uᵢᵀr|`` of every mode at the start, as predicted and now; on the right, the growth of the kernel there.
+
+    A mode that moved differs from its prediction by more than the tolerance, which is shaded. Smaller values sit at the
+    lower edge.
+    """
+    index, bottom = np.arange(len(found.values)), max(found.tolerance / 10, np.finfo(float).tiny)
+    start, now = np.maximum(found.start, bottom), np.maximum(np.abs(found.now), bottom)
+    axes.plot(index, start, "o", color="0.7", label="start")
+    if found.predicted is not None:
+        axes.plot(index, np.maximum(np.abs(found.predicted), bottom), "k_", markersize=16, label="predicted")
+    left = np.setdiff1d(index, [*found.beyond, *found.short])
+    kinds = {"now": (left, "C0o"), "now, beyond": (found.beyond, "C2v"), "now, short": (found.short, "C3^")}
+    for label, (indices, marker) in kinds.items():
+        if len(indices):
+            axes.plot(indices, now[indices], marker, label=label)
+    axes.axhspan(bottom / 2, found.tolerance, color="0.92", zorder=0)
+    axes.set(xlabel="mode", ylabel="residual along the mode", yscale="log", xticks=index)
+    axes.set_ylim(bottom=bottom / 2)
+    right = axes.twinx()
+    right.plot(index, found.growth, ":", color="C1", linewidth=1.2)
+    right.set(yscale="log" if found.growth.min() > 0 else "linear")
+    right.set_ylabel("growth of the kernel (dotted)", color="C1")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return axes
 
 

@@ -43,6 +43,8 @@ class SpectrumMonitor:
         standard error. Left out for an operator that is not declared positive.
     ``drift``, ``drift_stderr``
         ``‖A − A₀‖/‖A₀‖`` in the Frobenius norm, A₀ being the first operator measured, from the same probes.
+        Few probes know their errors roughly: with the default of 10, ±2 standard errors hold in about 90 % of
+        measurements and ±2.26, Student's factor for 95 %, in 91–96 %.
     ``overhead``
         Part of the time since the first call that was spent here.
 
@@ -73,7 +75,10 @@ class SpectrumMonitor:
     Raises
     ------
     ValueError, TypeError
-        For options out of range, or a source that gives neither a map nor a symmetric operator.
+        For options out of range, or a source that gives neither a map nor a symmetric operator; at parameters that
+        are not finite.
+    Breakdown
+        If a product is not finite.
 
     Cost of a measurement: the construction of J and ``num_matvecs + num_probes`` products with A. Memory: as many
     vectors, and ``2 num_probes`` kept.

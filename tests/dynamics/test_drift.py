@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import precondlab as pl
 from precondlab.dynamics import departure, observe, predict_training, remainder
+from precondlab.errors import Breakdown
 from precondlab.operators import Dense
 
 F64 = torch.float64
@@ -135,7 +136,39 @@ def test_zero_operators_and_mistakes():
     assert observe(Dense(torch.ones(3, 2, dtype=F64)), r, reference=seen).drift.value == float("inf")
     with pytest.raises(ValueError, match="points of the residual fixed"):
         observe(Dense(torch.ones(4, 2, dtype=F64)), torch.ones(4, dtype=F64), reference=seen)
+    with pytest.raises(ValueError, match="points of the residual fixed"):
+        observe(zero, torch.ones(4, dtype=F64))
     with pytest.raises(ValueError, match="num_probes ≥ 2"):
         observe(zero, r, num_probes=1)
     with pytest.raises(TypeError, match="two Jacobians"):
         remainder(zero, zero)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e200])
+def test_a_residual_that_is_not_finite_is_named(bad):
+    J, r = Dense(torch.eye(3, dtype=F64)), torch.tensor([1.0, bad, 0.0], dtype=F64)
+    with pytest.raises(ValueError, match="observe: the residual is not finite"):
+        observe(J, r)
+    with pytest.raises(ValueError, match="predict_training: the residual is not finite"):
+        predict_training(J, r, steps=3, learning_rate=0.1)
+
+
+@pytest.mark.parametrize("residual", [0.0, 1.0])
+def test_a_jacobian_that_is_not_finite_is_named(residual):
+    with pytest.raises(Breakdown, match="is not finite"):
+        observe(Dense(torch.full((3, 3), float("nan"), dtype=F64)), torch.full((3,), residual, dtype=F64))
+
+
+def test_intervals_hold_about_as_often_as_stated():
+    before = torch.diag(1 / torch.arange(1, 31, dtype=F64))
+    after = before + 0.1 * torch.outer(before[:, 0], before.diagonal()) + 0.1 * before
+    K0, K = before @ before.T, after @ after.T
+    truths = {"effective_rank": K.trace() ** 2 / K.square().sum(), "drift": (K - K0).norm() / K0.norm()}
+    r, held = torch.zeros(30, dtype=F64), dict.fromkeys(truths, 0)
+    for seed in range(300):
+        first = observe(Dense(before), r, generator=torch.Generator().manual_seed(seed))
+        now = observe(Dense(after), r, reference=first)
+        for name, truth in truths.items():
+            low, high = getattr(now, name).interval(0.95)
+            held[name] += bool(low <= truth <= high)
+    assert min(held.values()) > 0.85 * 300, held

@@ -178,6 +178,23 @@ def test_the_callback_measures_when_due_and_leaves_the_training_alone(float64):
     assert watch.history[-1]["drift"] > 0
 
 
+def test_deepxdes_own_loss_history_holds_the_records(float64, tmp_path, capsys):
+    watch = SpectrumMonitor(deepxde.residual, every=2, budget=float("inf"), num_matvecs=20)
+    model = make()
+    model.compile("adam", lr=1e-3, metrics=deepxde.metrics(watch), verbose=0)
+    history, state = model.train(iterations=6, display_every=2, verbose=1, callbacks=[deepxde.monitor(watch)])
+    measured = np.array(history.metrics_test)
+    assert history.steps == [0, 2, 4, 6] and measured.shape == (4, 5)
+    assert np.isnan(measured[0]).all()
+    names = ("lambda_max", "lambda_min", "condition_number", "effective_rank", "drift")
+    for row, record in zip(measured[1:], watch.history, strict=True):  # tested after steps 2, 4, 6
+        np.testing.assert_array_equal(row, [record[name] for name in names])
+    assert f"{watch.history[-1]['lambda_max']:.2e}" in capsys.readouterr().out
+    dde.saveplot(history, state, issave=True, isplot=False, output_dir=str(tmp_path))
+    saved = np.loadtxt(tmp_path / "loss.dat")
+    np.testing.assert_allclose(saved[-1, -1], watch.history[-1]["drift"])
+
+
 def test_targets_and_auxiliary_variables_reach_the_residual(float64):
     x = np.linspace(0, 1, 9)[:, None]
     data = dde.data.DataSet(X_train=x, y_train=np.sin(x), X_test=x, y_test=np.sin(x))
