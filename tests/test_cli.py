@@ -199,6 +199,17 @@ def test_train_says_how_far_it_got_and_goes_on(tmp_path):
     assert [row["step"] for row in history] == list(range(1, 9))
 
 
+def test_train_refuses_the_checkpoint_of_another_problem(tmp_path):
+    assert run("train", "heat_rod", *SMALL, "--out", tmp_path).exit_code == 0
+    result = run("train", "poisson_sines", *SMALL, "--out", tmp_path)
+    assert result.exit_code == 2 and "belongs to something else" in " ".join(result.stderr.split())
+
+
+def test_train_starts_in_single_precision():
+    document = json.loads(run("train", "heat_rod", *SMALL, "--single", 3, "--json").stdout)
+    assert document["status"] == "steps" and [document["steps"], document["ok"]] == [6, True]
+
+
 def test_train_makes_periodic_networks_for_periodic_problems():
     document = json.loads(run("train", "advection", *SMALL, "--every", 2, "--json").stdout)
     assert document["residual"] == "Map[21 parameters → {interior: 32, initial: 4}]"  # (2 + 1)·4 + 4 + 4 + 1
@@ -208,7 +219,7 @@ def test_train_makes_periodic_networks_for_periodic_problems():
     ("arguments", "message"),
     [
         (("nowhere",), "expected the name of a problem, one of advection, "),
-        (("heat_rod", "--optimizer", "adam"), "expected an optimizer of levenberg-marquardt, "),
+        (("heat_rod", "--optimizer", "simplex"), "expected an optimizer of levenberg-marquardt, "),
         (("heat_rod", "--weight", "-1"), "weights must be finite and ≥ 0"),
         (("heat_rod", "--seconds", "nan"), "seconds"),
     ],

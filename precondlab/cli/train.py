@@ -30,9 +30,10 @@ _OPTIMIZERS: dict[str, Callable[[Map], Minimizer]] = {
     "lbfgs": optimizers.LBFGS,
     "newton-cg": optimizers.NewtonCG,
     "kfac": optimizers.KFAC,
+    "gradient-descent": optimizers.GradientDescent,
 }
 _SAVED = 20.0  # seconds between checkpoints
-_WRONG = (Outcome.BREAKDOWN, Outcome.OVERFITTED)
+_WRONG = (Outcome.BREAKDOWN, Outcome.DIVERGED, Outcome.OVERFITTED)
 
 
 def train(
@@ -42,6 +43,7 @@ def train(
     depth: Annotated[int, typer.Option(min=1, help="Number of hidden layers.")] = 2,
     points: Annotated[int, typer.Option(min=8, help="Points inside; an eighth as many for each condition.")] = 1500,
     every: Annotated[int, typer.Option(min=0, help="Steps after which points are drawn anew; 0 for never.")] = 0,
+    single: Annotated[int, typer.Option(min=0, help="First steps, taken in float32; the others are in float64.")] = 0,
     weight: Annotated[float, typer.Option(help="Weight λ of the equation against the conditions.")] = 0.01,
     steps: Annotated[int, typer.Option(min=1, help="Most steps.")] = 10_000,
     seconds: Annotated[float, typer.Option(min=0.1, help="Most seconds.")] = 60.0,
@@ -68,7 +70,9 @@ def train(
                 seed=1000 * seed + number,
             )
 
-        session = Session(model, _OPTIMIZERS[optimizer], sample, error=lambda: problem.error(model), every=every)
+        session = Session(
+            model, _OPTIMIZERS[optimizer], sample, error=lambda: problem.error(model), every=every, single=single
+        )
         status = _train(session, out, steps=steps, seconds=seconds)
         error = problem.error(model, 40_000)
     document: dict[str, Any] = {

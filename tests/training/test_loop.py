@@ -91,3 +91,80 @@ def test_bad_arguments_are_refused():
         train(optimizer, steps=0)
     with pytest.raises(ValueError, match="needs sample"):
         train(optimizer, steps=1, every=2)
+    _, r = quadratic()
+    with pytest.raises(TypeError, match=r"got Adam; .*pl.optim.Preconditioned"):
+        train(torch.optim.Adam(list(r.params.values())), steps=1)
+
+
+def test_validation_on_a_plateau_far_above_the_loss_is_overfitting():
+    problem, model = pl.problems.poisson(dim=1), pl.models.mlp((1, 20, 1), seed=5)
+
+    def sample(k):
+        return problem.residual(model, interior=5, weights={"interior": 1e-2}, rule="uniform", seed=k + 500)
+
+    done = train(pl.optim.LevenbergMarquardt(sample(1)), steps=300, sample=sample, patience=10)
+    assert done.status is Outcome.OVERFITTED and not done.status.ok
+    assert done.history[-1].loss < 1e-12
+
+
+class Scripted:
+    """Losses as given; the residual tells their validation apart by its number."""
+
+    def __init__(self, losses):
+        self.losses = iter(losses)
+        self.a, self.residual = quadratic()
+
+    def step(self):
+        return torch.tensor(next(self.losses))
+
+
+@pytest.mark.parametrize(
+    ("losses", "validations", "expected"),
+    [
+        ([1.0] * 9, [5.0] * 9, Outcome.STALLED),  # about equal
+        ([1.0] * 9, [500.0] * 9, Outcome.OVERFITTED),  # flat, far above
+        ([2.0**-k for k in range(9)], [500.0 * (1 + 1e-15 * k) for k in range(9)], Outcome.OVERFITTED),
+        ([2.0**-k for k in range(9)], [500.0 * 0.9**k * (1 + k % 2) for k in range(9)], Outcome.STEPS),  # it falls
+        ([2.0**-k for k in range(9)], [5e-3] * 9, Outcome.STEPS),  # below or equal
+        ([1.0, *[11.0] * 8], [1e9] * 9, Outcome.DIVERGED),
+        ([1.0, *[9.0] * 8], [9.0] * 9, Outcome.STALLED),
+    ],
+)
+def test_the_reason_follows_from_loss_and_validation(losses, validations, expected, monkeypatch):
+    values = iter(validations)
+    monkeypatch.setattr("precondlab.training.loop._loss", lambda residual: next(values))
+    optimizer = Scripted(losses)
+    done = train(optimizer, steps=9, sample=lambda k: optimizer.residual, patience=5)
+    assert done.status is expected
+
+
+def test_a_step_that_is_too_long_is_divergence_and_no_success():
+    a, r = quadratic()
+    done = train(pl.optim.GradientDescent(r, lr=10.0), steps=60)
+    assert done.status is Outcome.DIVERGED and not done.status.ok and "lr" in done.status.advice
+    with torch.no_grad():
+        a.fill_(3.0)
+    assert train(pl.optim.GradientDescent(r, lr=1e30), steps=60).status is Outcome.DIVERGED  # it overflows
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+def test_a_loss_at_round_off_is_as_good_as_it_gets(dtype, scale):
+    problem, model = pl.problems.poisson(dim=1), pl.models.mlp((1, 12, 1), seed=0, dtype=dtype)
+    r = problem.residual(model, interior=5, weights={"interior": scale, "boundary": scale})
+    done = train(pl.optim.SelfScaledBroyden(r), steps=400, patience=20)
+    assert done.status is Outcome.ROUNDOFF and done.status.ok
+    coarse = train(
+        pl.optim.GradientDescent(problem.residual(model, interior=40, seed=1), lr=1e-12), steps=30, patience=5
+    )
+    assert coarse.status is Outcome.STALLED
+
+
+def test_a_history_is_gone_on_with():
+    _, optimizer = make()
+    first = train(optimizer, steps=4)
+    both = train(optimizer, steps=6, history=first.history)
+    assert both.history[:4] == first.history
+    assert [entry.step for entry in both.history] == [1, 2, 3, 4, 5, 6]
+    assert both.history[4].seconds > both.history[3].seconds
+    assert train(optimizer, steps=6, history=both.history).history == both.history
