@@ -43,6 +43,9 @@ def train(
     depth: Annotated[int, typer.Option(min=1, help="Number of hidden layers.")] = 2,
     points: Annotated[int, typer.Option(min=8, help="Points inside; an eighth as many for each condition.")] = 1500,
     every: Annotated[int, typer.Option(min=0, help="Steps after which points are drawn anew; 0 for never.")] = 0,
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="Gather new points where the residual is large.")
+    ] = False,
     single: Annotated[int, typer.Option(min=0, help="First steps, taken in float32; the others are in float64.")] = 0,
     weight: Annotated[float, typer.Option(help="Weight λ of the equation against the conditions.")] = 0.01,
     steps: Annotated[int, typer.Option(min=1, help="Most steps.")] = 10_000,
@@ -58,6 +61,10 @@ def train(
     with refusals():
         if optimizer not in _OPTIMIZERS:
             raise FactoryError(f"expected an optimizer of {', '.join(_OPTIMIZERS)}; got {optimizer!r}")
+        if adaptive and not every:
+            raise FactoryError(
+                "--adaptive gathers points where the residual is large when they are drawn: give --every"
+            )
         problem = named_problem(target)
         model = _network(problem, (width,) * depth, seed)
 
@@ -68,6 +75,7 @@ def train(
                 boundary=max(points // 8, 2 * problem.dim),
                 weights={"interior": weight},
                 seed=1000 * seed + number,
+                adaptive=adaptive and number > 0,  # validation is on points that never change
             )
 
         session = Session(

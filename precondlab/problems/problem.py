@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from precondlab.differentiation.calculus import Field, Pointwise, apply
+from precondlab.differentiation.calculus import Field, Pointwise, apply, at
 from precondlab.map import Map
 from precondlab.problems.condition import Condition, satisfies
 from precondlab.problems.sampling import (
@@ -22,6 +22,8 @@ from precondlab.problems.sampling import (
     clustered,
     evaluation_points,
     face_points,
+    gathered,
+    pool_points,
 )
 from precondlab.symbol import Symbol
 
@@ -106,6 +108,7 @@ class Problem:
         seed: int = 0,
         rule: Rule | None = None,
         clusters: Clusters | None = None,
+        adaptive: bool = False,
     ) -> Map:
         """Return the residual of a model: blocks ``interior`` and one per condition, rows times ``√w``.
 
@@ -136,21 +139,30 @@ class Problem:
             Axis → centers and widths of layers, for denser points in the box there, as
             :func:`~precondlab.problems.sampling.clustered` moves them. Their weights stay, so the integral is then over
             that density.
+        adaptive
+            Whether to take points in the box from 8 times as many random ones, gathered where the equation's residual
+            of the model is large now, with weights that leave the integral unbiased; see
+            :func:`~precondlab.problems.sampling.gathered`.
 
         Raises
         ------
         ValueError
-            For a model of another width, weights of absent blocks, or counts that do not fit.
+            For a model of another width, weights of absent blocks, counts that do not fit, or adaptive points of a
+            tensor rule.
 
-        Cost: one evaluation of the residual.
+        Cost: one evaluation of the residual; if adaptive, that of the equation at 8 times the points besides.
         """
         like = next(model.parameters(), None)
         if like is None:
             raise ValueError(f"{self.name}: {type(model).__name__} has no parameters to be trained")
         self._check_model(model, like)
         _warn_of_kinks(model, 1 if self.symbol is None else self.symbol.order)
-        inner, volumes = box_points(self.domain, interior, rule=rule, seed=seed)
-        inner = clustered(inner, self.domain, clusters or {}).to(like)
+        inner, volumes = (pool_points if adaptive else box_points)(self.domain, interior, rule=rule, seed=seed)
+        inner = clustered(inner, self.domain, clusters or {})
+        if adaptive:
+            rows = self._rows_now(model, inner.to(like))
+            inner, volumes = gathered(inner, volumes, rows.cpu(), interior, seed=seed)  # type: ignore[arg-type]
+        inner = inner.to(like)
         functions = {"interior": Pointwise(model, self._interior_rows, _at_points(self._source, inner))}
         sampled = {"interior": (inner, volumes)}
         for index, condition in enumerate(self.conditions):
@@ -204,6 +216,11 @@ class Problem:
     def _interior_rows(self, x: Tensor, u: Field, source: Tensor) -> Tensor:
         value = apply(self.equation, u, x) if isinstance(self.equation, Symbol) else self.equation(x, u)
         return _difference(self.name, "interior", value, source)
+
+    def _rows_now(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Return the residual of the equation ``[N]`` at points, unweighted."""
+        u = at(model, {name: p.detach() for name, p in model.named_parameters()})
+        return _at_points(lambda part: self._interior_rows(part, u, self._source(part)), x)
 
     def _condition_rows(self, condition: Condition, x: Tensor, u: Field, known: Tensor | None = None) -> Tensor:
         right = condition.right_side(u, self.exact, x) if known is None else known

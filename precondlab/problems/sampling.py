@@ -11,7 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Clusters", "Domain", "Face", "Rule", "box_points", "clustered", "evaluation_points", "face_points"]
+__all__ = [
+    "Clusters",
+    "Domain",
+    "Face",
+    "Rule",
+    "box_points",
+    "clustered",
+    "evaluation_points",
+    "face_points",
+    "gathered",
+    "pool_points",
+]
 
 Domain = tuple[tuple[float, float], ...]
 Face = tuple[int, float]
@@ -21,6 +32,7 @@ Clusters = Mapping[int, Sequence[tuple[float, float]]]
 
 _RULES = ("midpoint", "gauss", "sobol", "uniform")
 _BISECTIONS = 60
+_POOL = 8  # points from which one is chosen
 
 
 def box_points(domain: Domain, count: Count, *, rule: Rule | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -163,6 +175,75 @@ def clustered(points: Tensor, domain: Domain, clusters: Clusters) -> Tensor:
     return moved
 
 
+def pool_points(domain: Domain, count: Count, *, rule: Rule | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return 8 times as many points as asked for, and weights, from which :func:`gathered` chooses.
+
+    Sobol points, or independent ones for ``rule="uniform"``; arguments are those of :func:`box_points`.
+
+    Raises
+    ------
+    ValueError
+        For another rule, or a count per axis: a part of a tensor product integrates nothing.
+    """
+    if not isinstance(count, int) or rule not in (None, "sobol", "uniform"):
+        raise ValueError(
+            "sampling: adaptive points are some of many random ones: they take one number of points and the rule "
+            f"'sobol' or 'uniform', got {count!r} and {rule!r}"
+        )
+    if count < 1:
+        raise ValueError(f"sampling: expected a number of points ≥ 1, got {count}")
+    return box_points(domain, _POOL * count, rule=rule or "sobol", seed=seed)
+
+
+def gathered(points: Tensor, weights: Tensor, size: Tensor, count: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Choose N of M points, gathered where a function ρ is large, and weights that leave integrals unbiased.
+
+    Point i is among them with probability ``π_i ∝ 1 + |ρ_i|²/mean |ρ|²``, ``Σπ_i = N``, ``π_i ≤ 1``, and then has the
+    weight ``w_i/π_i``; so the mean of ``Σ w_i f(x_i)/π_i`` over seeds is that over all M points, for every f. They are
+    drawn systematically along a Z-order curve, which keeps them apart.
+
+    Parameters
+    ----------
+    points, weights
+        ``[M, d]`` and ``[M]``.
+    size
+        ρ at them, ``[M]``.
+    count
+        N ≤ M.
+    seed
+        Of the draw.
+
+    Raises
+    ------
+    ValueError
+        For ρ that is not finite, or N > M.
+
+    Reference: Wu, Zhu, Tan, Kartha & Lu (2023), doi:10.1016/j.cma.2022.115671.
+
+    >>> x, w = box_points(((0.0, 1.0),), 8)
+    >>> gathered(x, w, torch.zeros(8), 2)[1]
+    tensor([0.5000, 0.5000], dtype=torch.float64)
+    """
+    if count > len(points) or not size.isfinite().all():
+        raise ValueError(
+            f"sampling: expected finite values at {count} points or more, got {int(size.isfinite().sum())} at "
+            f"{len(points)}"
+        )
+    size = size.to(weights).abs()
+    size = size / size.max().clamp(min=torch.finfo(size.dtype).tiny)
+    chance = 1 + size**2 / size.square().mean().clamp(min=torch.finfo(size.dtype).tiny)
+    chance = chance * (count / chance.sum())
+    while chance.max() > 1:
+        sure = chance >= 1
+        rest = chance[~sure].sum()
+        chance = torch.where(sure, 1.0, chance * ((count - sure.sum()) / rest))
+    order = _z_order(points)
+    offset = torch.rand(1, dtype=weights.dtype, generator=torch.Generator().manual_seed(_stream(seed, 2**21)))
+    marks = torch.arange(count, dtype=weights.dtype) + offset
+    chosen = order[torch.searchsorted(chance[order].cumsum(0), marks, right=True).clamp(max=len(points) - 1)]
+    return points[chosen], weights[chosen] / chance[chosen]
+
+
 def evaluation_points(domain: Domain, count: int) -> Tensor:
     """Return about ``count`` points ``[N, d]`` of a box that no rule of :func:`box_points` uses.
 
@@ -204,6 +285,19 @@ def _random_points(domain: Domain, count: int, rule: str, seed: int) -> tuple[Te
     lower, upper = torch.tensor(domain, dtype=torch.float64).T
     volume = math.prod(b - a for a, b in domain)
     return lower + unit * (upper - lower), torch.full((count,), volume / count, dtype=torch.float64)
+
+
+def _z_order(points: Tensor) -> Tensor:
+    """Return the order of points along a Z-order curve, by the leading bits of their coordinates."""
+    lower, upper = points.min(0).values, points.max(0).values
+    axes = min(points.shape[1], 62)
+    bits = min(62 // axes, 20)
+    unit = ((points - lower) / (upper - lower).clamp(min=torch.finfo(points.dtype).tiny))[:, :axes]
+    cells = (unit * 2**bits).long().clamp(max=2**bits - 1)
+    key = torch.zeros(len(points), dtype=torch.int64)
+    for bit, axis in itertools.product(range(bits), range(axes)):
+        key |= ((cells[:, axis] >> bit) & 1) << (bit * axes + axis)
+    return key.argsort()
 
 
 def _root(count: int, dim: int) -> int:

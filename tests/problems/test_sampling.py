@@ -7,7 +7,7 @@ import scipy.integrate
 import torch
 
 import precondlab as pl
-from precondlab.problems.sampling import box_points, clustered, evaluation_points, face_points
+from precondlab.problems.sampling import box_points, clustered, evaluation_points, face_points, gathered, pool_points
 
 BOX = ((-1.0, 2.0), (0.0, 0.5), (3.0, 4.0))
 VOLUME = 1.5
@@ -157,3 +157,63 @@ def test_a_residual_takes_clusters():
     assert torch.equal(dense.points["interior"], expected)
     assert torch.equal(dense.points["initial"], plain.points["initial"])
     assert (expected[:, 0].abs() < 0.05).sum() > 10
+
+
+@pytest.mark.parametrize("rule", ["sobol", "uniform"])
+@pytest.mark.parametrize("dim", [1, 2])
+def test_gathered_points_integrate_without_bias(rule, dim):
+    box = ((0.0, 2.0),) * dim
+    sums = []
+    for seed in range(400):
+        x, w = pool_points(box, 16, rule=rule, seed=seed)
+        x, w = gathered(x, w, torch.exp(-20 * (x - 0.3).square().sum(1)), 16, seed=seed)
+        assert len(x.unique(dim=0)) == 16 and (w > 0).all()
+        sums.append(torch.stack([w.sum(), w @ x.prod(1), w @ torch.exp(-x.sum(1))]))
+    sums = torch.stack(sums)
+    exact = torch.tensor([2.0**dim, 2.0**dim, (1 - math.exp(-2)) ** dim], dtype=torch.float64)
+    assert ((sums.mean(0) - exact).abs() <= 4.5 * sums.std(0) / 20 + 1e-12).all()
+    assert (sums.std(0) < 0.5 * exact).all()
+
+
+def test_points_gather_where_the_values_are_large_and_keep_apart():
+    x, w = pool_points(((0.0, 1.0),) * 2, 256)
+    near = (x - 0.5).norm(dim=1) < 0.1  # 3.1 % of the area
+    chosen, _ = gathered(x, w, near.double(), 256)
+    assert ((chosen - 0.5).norm(dim=1) < 0.1).sum().item() == pytest.approx(near.sum().item(), abs=5)  # all are sure
+    even, weights = gathered(x, w, torch.zeros(len(x)), 256)
+    assert torch.allclose(weights, weights[0])
+    cells = (even * 8).long()
+    assert np.unique((cells[:, 0] * 8 + cells[:, 1]).numpy(), return_counts=True)[1].min() >= 2  # of 4 in each
+
+
+def test_adaptive_residuals_estimate_the_same_loss_with_less_variance():
+    problem, model = pl.problems.poisson(dim=1), pl.models.mlp((1, 8, 1), seed=0)
+    with torch.no_grad():
+        model[0].weight[0], model[0].bias[0] = 40.0, 0.0  # a layer at 0
+        model[-1].weight[:] += 0.3
+
+    def losses(**options):
+        maps = [problem.residual(model, interior=24, rule="uniform", seed=k, **options) for k in range(60)]
+        return torch.stack([r.value[r.codomain.slices["interior"]].square().sum() for r in maps])
+
+    r = problem.residual(model, interior=40_000)
+    exact = r.value[r.codomain.slices["interior"]].square().sum()
+    plain, adaptive = losses(), losses(adaptive=True)
+    assert (adaptive.mean() - exact).abs() < 4.5 * adaptive.std() / 60**0.5
+    assert adaptive.std() < 0.6 * plain.std()
+    first, again = (problem.residual(model, interior=24, seed=3, adaptive=True).points["interior"] for _ in range(2))
+    assert torch.equal(first, again)
+    single = problem.residual(model.float(), interior=24, adaptive=True)
+    assert single.points["interior"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("options", [{"interior": (8, 8)}, {"interior": 64, "rule": "gauss"}])
+def test_adaptive_points_of_a_tensor_rule_are_refused(options):
+    with pytest.raises(ValueError, match="one number of points and the rule"):
+        pl.problems.burgers().residual(pl.models.mlp((2, 4, 1)), **options, adaptive=True)
+
+
+def test_gathering_needs_finite_values():
+    x, w = pool_points(((0.0, 1.0),), 4)
+    with pytest.raises(ValueError, match="expected finite values"):
+        gathered(x, w, torch.full((32,), float("nan")), 4)
