@@ -45,13 +45,19 @@ class Basis:
 
         Returns C ``[size p]`` and R ``[q p]`` with ``W = Q C + Q_new R``; ``q < p`` if columns depend on
         those before them to the round-off of numbers as large as ``scale`` or themselves.
+
+        Raises
+        ------
+        ValueError
+            If there is something new and no room for it.
         """
         before = self.size
         columns = []
         for w in W.T:
             rest, norm, found = self._orthogonalize(w)
             allowed = 10 * self.space.eps * (self.size + 1) ** 0.5 * max(scale, _norm(self.space, w))
-            if norm > allowed and self.room:
+            if norm > allowed and self.size < self.space.size:
+                self.require_room(1)
                 self._rows[self.size] = rest / norm
                 self.size += 1
                 found = torch.cat([found, found.new_tensor([norm])])
@@ -68,6 +74,14 @@ class Basis:
             rest, norm, _ = self._orthogonalize(rest / norm)
             self._rows[self.size] = rest / norm
             self.size += 1
+
+    def require_room(self, count: int) -> None:
+        """Raise ``ValueError`` unless so many vectors can be appended, or all that the space has left."""
+        if self.room < min(count, self.space.size - self.size):
+            raise ValueError(
+                f"the basis is full: it holds {self.size} of {len(self._rows)} vectors and {count} more are needed; "
+                "restart with fewer (KrylovSchur: .restart(Ritz vectors)), or give a larger capacity"
+            )
 
     def rotate(self, Y: Tensor) -> None:
         """Replace the vectors Q by ``Q Y``, Y ``[size k]`` with orthonormal columns."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,7 +12,28 @@ from precondlab.errors import Breakdown, NotSymmetric
 from precondlab.operator import Operator
 from precondlab.space import Space
 
-__all__ = ["dots", "repeat_error", "require_symmetric"]
+__all__ = ["dots", "repeat_error", "require_integer", "require_symmetric"]
+
+
+def require_integer(who: str, name: str, value: object, *, least: int = 1, most: int | None = None) -> int:
+    """Return an argument as an int, or raise: ``TypeError`` if it is none, ``ValueError`` if it is out of range.
+
+    >>> require_integer("eigsh", "k", np.int64(3))
+    3
+    >>> require_integer("eigsh", "k", 3.0)
+    Traceback (most recent call last):
+    ...
+    TypeError: eigsh: k should be an integer, got 3.0 (float); use int(...)
+    """
+    try:
+        number = operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        kind = type(value).__name__
+        raise TypeError(f"{who}: {name} should be an integer, got {value!r} ({kind}); use int(...)") from None
+    if number < least or (most is not None and number > most):
+        wanted = f"≥ {least}" if most is None else f"between {least} and {most}"
+        raise ValueError(f"{who}: {name} should be {wanted}, got {number}")
+    return number
 
 
 def dots(space: Space, *pairs: tuple[Tensor, Tensor]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +12,15 @@ from precondlab.krylov.minres import minres
 from precondlab.krylov.solution import SolverStatus
 from precondlab.operator import Operator
 
-__all__ = ["Inverse", "ShiftedInverse"]
+__all__ = ["Inverse", "NearEigenvalue", "ShiftedInverse"]
+
+
+class NearEigenvalue(Breakdown):
+    """A shift is too near to an eigenvalue for solves with ``A − σI``; one that is ``distance`` away will do."""
+
+    def __init__(self, message: str, distance: float) -> None:
+        super().__init__(message)
+        self.distance = distance
 
 
 class Inverse(Operator):
@@ -81,12 +90,15 @@ class Inverse(Operator):
 class ShiftedInverse(Operator):
     """``(A − σI)⁻¹`` of a symmetric operator, each product a solve by minimal residuals.
 
-    ``products`` counts the products with A so far.
+    ``products`` counts the products with A so far; ``norm`` is a lower bound on ``‖A − σI‖`` that they have shown.
 
     Raises
     ------
+    NearEigenvalue
+        If an eigenvalue is seen within ``4 ε^⅜ ‖A − σI‖`` of σ, 5e-6 in double precision: a minimizer is then no
+        solution. Move σ by eight times that.
     Breakdown
-        If a solve does not reach rtol or round-off: σ is an eigenvalue, or too close to one.
+        If a solve does not reach rtol or round-off.
 
     Cost: one product with A per step of a solve; memory eight vectors per column.
 
@@ -98,12 +110,19 @@ class ShiftedInverse(Operator):
 
     def __init__(self, A: Operator, sigma: float, *, rtol: float = 1e-11) -> None:
         super().__init__(A.domain, A.domain, symmetric=True)
-        self.A, self.sigma, self.rtol, self.products = A, sigma, rtol, 0
+        self.A, self.sigma, self.rtol, self.products, self.norm = A, sigma, rtol, 0, 0.0
 
     def _apply(self, V: Tensor) -> Tensor:
         solution = minres(self.A, V, shift=self.sigma, rtol=self.rtol)
         self.products += solution.num_matvecs
-        if solution.status not in (SolverStatus.OK, SolverStatus.ROUND_OFF, SolverStatus.LEAST_SQUARES):
+        self.norm = max(self.norm, float(np.abs(solution.ritz_values).max(initial=0.0)))
+        near = 4 * self.domain.eps**0.375 * self.norm
+        growth = (solution.x.norm(dim=0) * near > V.norm(dim=0)).any().item()
+        if growth or SolverStatus.LEAST_SQUARES in solution.statuses:
+            raise NearEigenvalue(
+                f"{self!r}: an eigenvalue lies within {near:.1e} of σ; move σ by 8 times that", 8 * near
+            )
+        if solution.status not in (SolverStatus.OK, SolverStatus.ROUND_OFF):
             raise Breakdown(f"{self!r}: {solution}: {solution.status.advice}")
         return solution.x
 

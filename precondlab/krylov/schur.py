@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from precondlab.errors import CheckpointError
 from precondlab.krylov.basis import Basis, require_finite
+from precondlab.krylov.checks import require_integer
 from precondlab.operator import Operator
 
 __all__ = ["GolubKahanSchur", "KrylovSchur"]
@@ -20,6 +22,32 @@ __all__ = ["GolubKahanSchur", "KrylovSchur"]
 def _vanishes(coupling: Tensor, scale: float) -> bool:
     """Whether what is new in a block is so small that its direction is round-off."""
     return coupling.norm().item() <= torch.finfo(coupling.dtype).eps ** 0.75 * scale
+
+
+def _require_state(solver: object, state: dict[str, Any], own: dict[str, Any], bases: dict[str, Basis]) -> None:
+    """Raise unless a state has the entries, block size, dtypes and vectors of this solver's own."""
+    who = type(solver).__name__
+    if state.keys() != own.keys():
+        raise CheckpointError(f"{who}: expected a state with {sorted(own)}, got {sorted(state)}")
+    if state["block"] != own["block"]:
+        raise CheckpointError(f"{who}: the state has blocks of {state['block']} vectors, this one of {own['block']}")
+    for name, basis in bases.items():
+        found, space = state[name], basis.space
+        if found.dtype != space.dtype or found.shape[0] != space.size or found.shape[1] > basis.size + basis.room:
+            raise CheckpointError(
+                f"{who}: expected {name} of shape ({space.size}, ≤ {basis.size + basis.room}) and {space.dtype}, "
+                f"got {tuple(found.shape)} and {found.dtype}; load the state of the same operator and capacity"
+            )
+
+
+def _require_own(A: Operator, defect: float, projected: np.ndarray) -> None:
+    """Raise if a decomposition is not one of A, by far more than noise in the products."""
+    scale = float(np.abs(projected).max(initial=0.0))
+    if not defect <= A.domain.eps**0.25 * scale:
+        raise CheckpointError(
+            f"the state belongs to another operator than {A!r}: a product differs by {defect:.1e} from what the "
+            f"decomposition says, of a norm of {scale:.1e}; load the state of this operator, or start anew"
+        )
 
 
 class KrylovSchur:
@@ -36,7 +64,8 @@ class KrylovSchur:
     start
         First block ``[n p]``; linearly dependent columns are replaced by random ones.
     capacity
-        Largest number of basis vectors, those of the next block included.
+        Largest number of basis vectors, those of the next block included. A step without room for the block after it
+        raises ``ValueError``: restart first.
 
     Attributes
     ----------
@@ -68,11 +97,12 @@ class KrylovSchur:
 
     def __init__(self, A: Operator, start: Tensor, *, capacity: int, generator: torch.Generator | None = None) -> None:
         self.A = A
+        self.block = start.shape[1]
+        capacity = require_integer("KrylovSchur", "capacity", capacity, least=self.block)
         self.basis = Basis(A.domain, capacity, generator=generator)
         self.num_matvecs = 0
         kind = np.complex128 if A.domain.dtype.is_complex else np.float64
-        self.T, self.S = np.zeros((0, 0), kind), np.zeros((0, 0), kind)
-        self.block = start.shape[1]
+        self.T = np.zeros((0, 0), kind)
         require_finite(start, A, 0)
         self.basis.append(start)
         self.basis.append_random(self.block - self.basis.size)
@@ -87,6 +117,7 @@ class KrylovSchur:
     def step(self) -> None:
         """Extend Q by the next block."""
         m, total = len(self.T), self.basis.size
+        self.basis.require_room(total - m)
         if self.invariant:
             self.locked = m
         W = self.A.forward(self.basis.vectors[:, m:].contiguous())
@@ -116,6 +147,13 @@ class KrylovSchur:
         Q = self.basis.vectors[:, : len(self.T)]
         return Q @ torch.as_tensor(Y, dtype=Q.dtype, device=Q.device)
 
+    def defect(self, y: np.ndarray) -> float:
+        """Return ``‖(A Q − Q T − Q₊ S) y‖`` by one product: round-off, unless A is noisy or not symmetric."""
+        x = torch.as_tensor(np.concatenate([y, self.T @ y, self.S @ y]))
+        Q, m = self.basis.vectors, len(self.T)
+        x, image = x[:m].to(Q), x[m:].to(Q)
+        return (self.A.forward((Q[:, :m] @ x)[:, None])[:, 0] - Q @ image).norm().item()
+
     def explored(self, Y: np.ndarray) -> np.ndarray:
         """Return which Ritz vectors belong to the part of Q that was found last, after the locked one."""
         return np.linalg.norm(Y[self.locked :], axis=0) > 0.5
@@ -140,6 +178,7 @@ class KrylovSchur:
             "vectors": self.basis.vectors.clone(),
             "T": torch.as_tensor(self.T.copy()),
             "S": torch.as_tensor(self.S.copy()),
+            "block": self.block,
             "invariant": self.invariant,
             "locked": self.locked,
             "num_matvecs": self.num_matvecs,
@@ -147,9 +186,18 @@ class KrylovSchur:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from an earlier :meth:`state_dict` of the same operator."""
+        """Go on from an earlier :meth:`state_dict` of the same operator; one product checks that it is.
+
+        Raises
+        ------
+        CheckpointError
+            If the state is of another space, dtype or block size, does not fit the capacity, or belongs to another A.
+        """
+        _require_state(self, state, self.state_dict(), {"vectors": self.basis})
         self.basis.restore(state["vectors"])
         self.T, self.S = state["T"].numpy().copy(), state["S"].numpy().copy()
+        m = len(self.T)
+        _require_own(self.A, self.defect(np.full(m, m**-0.5)) if m else 0.0, self.T)
         self.invariant, self.locked = state["invariant"], state["locked"]
         self.num_matvecs = state["num_matvecs"]
         self.basis.generator.set_state(state["generator"])
@@ -176,10 +224,11 @@ class GolubKahanSchur:
 
     def __init__(self, J: Operator, start: Tensor, *, capacity: int, generator: torch.Generator | None = None) -> None:
         self.J = J
+        self.block = start.shape[1]
+        capacity = require_integer("GolubKahanSchur", "capacity", capacity, least=self.block)
         self.right = Basis(J.domain, capacity, generator=generator)
         self.left = Basis(J.codomain, capacity)
         self.num_matvecs = 0
-        self.block = start.shape[1]
         require_finite(start, J, 0)
         self.right.append(start)
         self.right.append_random(self.block - self.right.size)
@@ -196,16 +245,17 @@ class GolubKahanSchur:
         """Extend V by the next block and U by its image."""
         rows, m = self.B.shape
         total = self.right.size
+        self.right.require_room(total - m)
         if self.invariant:
             self.locked = m
         W = self.J.forward(self.right.vectors[:, m:].contiguous())
         self.num_matvecs += total - m
         require_finite(W, self.J, self.num_matvecs)
         scale = np.abs(self.B).max(initial=0.0)
-        C, R = self.left.append(W, scale=scale)
+        _, R = self.left.append(W, scale=scale)
         B = np.zeros((self.left.size, total), self.B.dtype)
         B[:rows, :m] = self.B
-        B[:rows, m:], B[rows:, m:] = C.cpu().numpy(), R.cpu().numpy()
+        B[:rows, m:], B[rows:, m:] = self.S.conj().T, R.cpu().numpy()
         new = self.left.vectors[:, rows:].contiguous()
         Z = self.J.backward(new)
         require_finite(Z, self.J, self.num_matvecs)
@@ -235,6 +285,16 @@ class GolubKahanSchur:
         U, V = self.left.vectors, self.right.vectors[:, : self.B.shape[1]]
         return U @ torch.as_tensor(left).to(U), V @ torch.as_tensor(right).to(V)
 
+    def defect(self, left: np.ndarray, right: np.ndarray) -> float:
+        """Return ``‖(J V − U B) right‖`` or ``‖(Jᴴ U − V Bᴴ − V₊ S) left‖``, the larger, by a product with J and Jᴴ."""
+        U, V, m = self.left.vectors, self.right.vectors, self.B.shape[1]
+        u, image = torch.as_tensor(left).to(U), torch.as_tensor(self.B @ right).to(U)
+        v = torch.as_tensor(right).to(V)
+        back = torch.as_tensor(np.concatenate([self.B.conj().T @ left, self.S @ left])).to(V)
+        forward = self.J.forward((V[:, :m] @ v)[:, None])[:, 0] - U @ image
+        backward = self.J.backward((U @ u)[:, None])[:, 0] - V @ back
+        return max(forward.norm().item(), backward.norm().item())
+
     def explored(self, right: np.ndarray) -> np.ndarray:
         """Return which right singular vectors belong to the part of V that was found last, after the locked one."""
         return np.linalg.norm(right[self.locked :], axis=0) > 0.5
@@ -260,6 +320,7 @@ class GolubKahanSchur:
             "right": self.right.vectors.clone(),
             "B": torch.as_tensor(self.B.copy()),
             "S": torch.as_tensor(self.S.copy()),
+            "block": self.block,
             "invariant": self.invariant,
             "unseen": self.unseen,
             "locked": self.locked,
@@ -268,10 +329,14 @@ class GolubKahanSchur:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from an earlier :meth:`state_dict` of the same operator."""
+        """Go on from an earlier :meth:`state_dict` of the same operator; see :meth:`KrylovSchur.load_state_dict`."""
+        _require_state(self, state, self.state_dict(), {"left": self.left, "right": self.right})
         self.left.restore(state["left"])
         self.right.restore(state["right"])
         self.B, self.S = state["B"].numpy().copy(), state["S"].numpy().copy()
+        rows, m = self.B.shape
+        ones = (np.full(count, max(count, 1) ** -0.5) for count in (rows, m))
+        _require_own(self.J, self.defect(*ones) if m else 0.0, self.B)
         self.invariant, self.unseen, self.locked = state["invariant"], state["unseen"], state["locked"]
         self.num_matvecs = state["num_matvecs"]
         self.right.generator.set_state(state["generator"])

@@ -5,10 +5,11 @@ from precondlab.spectrum.condition import Condition, ConditionStatus, condition
 from precondlab.spectrum.density import Density, spectral_density
 from precondlab.spectrum.diagonal import diagonal
 from precondlab.spectrum.estimate import Estimate
-from precondlab.spectrum.extremes import Eigenpairs, ExtremesStatus, SingularTriplets, eigsh, svds
+from precondlab.spectrum.extremes import eigsh, svds
 from precondlab.spectrum.functionals import effective_dimension, logdet
 from precondlab.spectrum.lobpcg import lobpcg
 from precondlab.spectrum.measure import Measure, Share, spectral_measure
+from precondlab.spectrum.pairs import Eigenpairs, ExtremesStatus, SingularTriplets
 from precondlab.spectrum.smoothing import Smoothed
 from precondlab.spectrum.trace import frobenius_norm, hutchinson, hutchpp, trace, xtrace
 

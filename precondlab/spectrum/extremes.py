@@ -3,91 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from precondlab.errors import NotSymmetric, Status
-from precondlab.krylov.inverse import ShiftedInverse
+from precondlab.errors import Breakdown, NotSymmetric
+from precondlab.krylov.basis import require_finite
+from precondlab.krylov.checks import require_integer
+from precondlab.krylov.inverse import NearEigenvalue, ShiftedInverse
 from precondlab.krylov.schur import GolubKahanSchur, KrylovSchur
 from precondlab.operator import Operator, as_operator
 from precondlab.space import Space
+from precondlab.spectrum.pairs import Eigenpairs, SingularTriplets, judged, rayleigh_ritz, triplet_residuals
 
-__all__ = ["Eigenpairs", "ExtremesStatus", "SingularTriplets", "eigsh", "svds"]
+__all__ = ["eigsh", "svds"]
 
 Which = Literal["LM", "LA", "SA", "SM", "BE"]
 
 
-class ExtremesStatus(Status):
-    """Whether all pairs asked for were found."""
-
-    OK = "every residual is below the tolerance"
-    NOT_CONVERGED = (
-        "the budget ended first; raise it (num_matvecs, or maxiter of lobpcg) or the basis size ncv, ask for fewer "
-        "values, or give a preconditioner (lobpcg) for the smallest ones"
-    )
-
-
-class Extremes:
-    """What the results have in common: residuals, a status, and the method that found them."""
-
-    residuals: np.ndarray
-    status: ExtremesStatus
-    num_matvecs: int
-    method: str
-
-    def check(self) -> Self:
-        """Return self if everything asked for converged, else raise ``ArithmeticError`` with the advice."""
-        if not self.status.ok:
-            raise ArithmeticError(
-                f"{self.method}: residuals {self.residuals} after {self.num_matvecs} products: {self.status.advice}"
-            )
-        return self
-
-
-@dataclass(frozen=True)
-class Eigenpairs(Extremes):
-    """Eigenvalues, ascending, and what is known about their error.
-
-    Attributes
-    ----------
-    values
-        Ritz values ``[k]``: they lie inside the spectrum.
-    vectors
-        Orthonormal Ritz vectors ``[n k]``.
-    residuals
-        ``‖A x − θ x‖`` of each, from the recurrence: an eigenvalue lies within that distance, up to round-off.
-    status
-        What happened; ``status.ok`` and ``status.advice``.
-    num_matvecs
-        Products with A.
-    method
-        Name of the function that found them.
-    """
-
-    values: np.ndarray
-    vectors: Tensor
-    residuals: np.ndarray
-    status: ExtremesStatus
-    num_matvecs: int
-    method: str = "eigsh"
-
-
-@dataclass(frozen=True)
-class SingularTriplets(Extremes):
-    """Singular values, descending, with left and right vectors, residuals ``‖Jᴴu − σv‖``, status, products, method."""
-
-    left: Tensor
-    values: np.ndarray
-    right: Tensor
-    residuals: np.ndarray
-    status: ExtremesStatus
-    num_matvecs: int
-    method: str = "svds"
+_DENSE_SIZE = 3000  # columns up to which a dense decomposition is affordable
+_ROUND_OFF = 100  # multiples of ε‖A‖ by which a product may differ from what the recurrence says
 
 
 def eigsh(
@@ -124,7 +62,8 @@ def eigsh(
         means nearest to σ.
     sigma, OPinv
         Shift σ for interior eigenvalues, and ``(A − σI)⁻¹``: by default solves with
-        :func:`~precondlab.krylov.minres`.
+        :func:`~precondlab.krylov.minres`. Where an eigenvalue lies within ``4 ε^⅜ ‖A − σI‖`` of σ the solves are
+        with a shift below it by eight times as much, and the k values nearest to σ are chosen from k + 2.
     v0
         Start vector ``[n]`` or block ``[n p]``, for example Ritz vectors of a nearby operator; random by default.
     ncv
@@ -133,9 +72,10 @@ def eigsh(
     memory_budget
         Bytes the basis may take; the k vectors returned and about 6p vectors of working memory come on top.
     num_matvecs
-        Budget of products; ``100 n`` by default.
+        Budget of products of the recurrence (with a shift: of solves); ``100 n`` by default.
     tol
-        Accuracy: ``‖A x − θ x‖ ≤ tol |θ| + 10 ε ‖A‖``.
+        Accuracy: ``‖A x − θ x‖ ≤ tol |θ| + 10 ε ‖A‖``, up to round-off of the products, ``100 ε ‖A‖``, and with a shift
+        that of solves, ``√ε |θ − σ| + ε^¾ ‖A‖``; the error of θ goes with its square.
     callback
         Called with the running :class:`~precondlab.krylov.KrylovSchur` after each step.
 
@@ -144,9 +84,10 @@ def eigsh(
     NotSymmetric
         If ``⟨u, A v⟩ ≠ ⟨A u, v⟩`` for random vectors (probed only where symmetry is not declared).
     Breakdown
-        At the first product that is not finite.
+        At the first product that is not finite; if σ is too close to several eigenvalues, or a solve fails.
 
-    Cost: p products per step; memory ncv + p vectors.
+    Cost: p products per step, and one to check the recurrence, k more if it fails; with a shift as many solves, and
+    k + 1 products for the residuals; memory ncv + p vectors.
     Reference: Stewart (2002), doi:10.1137/S0895479800371529.
 
     >>> from precondlab.operators import Diagonal
@@ -162,33 +103,81 @@ def eigsh(
         raise ValueError(f"eigsh: which should be 'LM', 'LA', 'SA', 'SM' or 'BE', got {which!r}")
     if not A.symmetric:
         _require_symmetry(A)
-    target = A if sigma is None else as_operator(OPinv, like=A) if OPinv is not None else ShiftedInverse(A, sigma)
     start = _start("eigsh", A.domain, v0, generator)
     k, size, budget = _sizes("eigsh", A.domain, k, ncv, start.shape[1], num_matvecs, memory_budget)
-    K = KrylovSchur(target, start, capacity=size + start.shape[1], generator=generator)
-    while True:
-        K.step()
-        if callback is not None:
-            callback(K)
-        values, Y, residuals = K.ritz()
-        wanted = _select(values, which, k)
-        small = residuals <= tol * np.abs(values) + 10 * A.domain.eps * np.abs(values).max()
-        done = K.complete or (
-            len(wanted) == k and bool(small[wanted].all()) and _nothing_missed(K, values, Y, small, wanted, which)
-        )
-        if done or K.num_matvecs >= budget:
-            break
-        if K.basis.room < K.block and K.basis.size < n:
-            kept = _select(values, which, min(len(values) - K.block, k + (size - k) // 3))
-            K.restart(Y[:, kept])
-    values, residuals, X = values[wanted], residuals[wanted], K.vectors(Y[:, wanted])
-    products = K.num_matvecs
+
+    def converge(target: Operator, k: int) -> tuple[KrylovSchur, bool, np.ndarray, np.ndarray, np.ndarray]:
+        K = KrylovSchur(target, start, capacity=size + start.shape[1], generator=generator)
+        while True:
+            K.step()
+            if callback is not None:
+                callback(K)
+            values, Y, residuals = K.ritz()
+            wanted = _select(values, which, k)
+            small = residuals <= tol * np.abs(values) + 10 * A.domain.eps * np.abs(values).max()
+            done = K.complete or (
+                len(wanted) == k and bool(small[wanted].all()) and _nothing_missed(K, values, Y, small, wanted, which)
+            )
+            if done or K.num_matvecs >= budget:
+                return K, done, values[wanted], residuals[wanted], Y[:, wanted]
+            if K.basis.room < K.block and K.basis.size < n:
+                kept = _select(values, which, min(len(values) - K.block, k + (size - k) // 3))
+                K.restart(Y[:, kept])
+
     if sigma is not None:
-        values, residuals = _unshifted(A, X, sigma, values)
-        products = len(wanted) + (target.products if isinstance(target, ShiftedInverse) else 0)
+        return _by_shift(A, sigma, OPinv, k, min(k + 2, size), which, tol, start, converge)
+    K, done, values, residuals, Y = converge(A, k)
+    X, scale, products = K.vectors(Y), float(np.abs(K.T).max()), K.num_matvecs + 1
+    small: np.ndarray | bool = True
+    if not K.defect(Y.sum(1)) <= _ROUND_OFF * A.domain.eps * scale * len(values) ** 0.5:
+        values, X, residuals, _ = rayleigh_ritz(A, X)
+        products += len(values)
+        small = residuals <= tol * np.abs(values) + _ROUND_OFF * A.domain.eps * scale
     order = np.argsort(values)
-    status = ExtremesStatus.OK if done else ExtremesStatus.NOT_CONVERGED
-    return Eigenpairs(values[order], X[:, torch.as_tensor(order)], residuals[order], status, products)
+    return Eigenpairs(values[order], X[:, torch.as_tensor(order)], residuals[order], judged(small, done), products)
+
+
+def _by_shift(
+    A: Operator,
+    sigma: float,
+    OPinv: LinearOperator | None,
+    k: int,
+    more: int,
+    which: Which,
+    tol: float,
+    start: Tensor,
+    converge: Callable[[Operator, int], tuple[KrylovSchur, bool, np.ndarray, np.ndarray, np.ndarray]],
+) -> Eigenpairs:
+    """Return eigenvalues by a recurrence with ``(A − σI)⁻¹``, with their true residuals.
+
+    Where σ is too close to an eigenvalue for the solves, the recurrence is that of a shift beside it; ``more`` values
+    are then found, so that the k nearest to σ itself are among them.
+    """
+    inverse = ShiftedInverse(A, sigma) if OPinv is None else as_operator(OPinv, like=A)
+    shift, used = sigma, A.num_matvecs
+    try:
+        K, done, _, _, Y = converge(inverse, k)
+    except NearEigenvalue as near:
+        if which != "LM":
+            raise
+        shift = sigma - near.distance
+        K, done, _, _, Y = converge(ShiftedInverse(A, shift), more)
+    values, X, residuals, _ = rayleigh_ritz(A, K.vectors(Y))
+    scale = (A.forward(start[:, :1]).norm() / start[:, :1].norm()).item()
+    distances = np.abs(values - shift)
+    round_off = (_ROUND_OFF * A.domain.eps + A.domain.eps**0.75) * max(scale, np.abs(values).max(), abs(sigma))
+    small = residuals <= tol * np.abs(values) + A.domain.eps**0.5 * distances + round_off
+    nearest = np.arange(len(values))
+    if shift != sigma:
+        nearest = np.sort(np.argsort(np.abs(values - sigma), kind="stable")[:k])
+        sure = distances.max() - abs(shift - sigma) + round_off + residuals.max()
+        if done and len(values) < len(start) and np.abs(values[nearest] - sigma).max() > sure:
+            raise Breakdown(
+                f"eigsh: σ = {sigma:g} is too close to an eigenvalue, and {more} or more lie as near; move it by more "
+                f"than {abs(shift - sigma):.1e}, or give OPinv"
+            )
+    X, status = X[:, torch.as_tensor(nearest)], judged(small[nearest], done)
+    return Eigenpairs(values[nearest], X, residuals[nearest], status, A.num_matvecs - used)
 
 
 def svds(
@@ -209,9 +198,11 @@ def svds(
 
     ``JᵀJ`` is never formed: singular values are resolved to ``ε σ_max``. Parameters as for :func:`eigsh`;
     ``v0`` belongs to the smaller of the two sides. The smallest values (``"SM"``) need about as many steps as
-    the operator has columns unless it is well conditioned.
+    the operator has columns unless it is well conditioned: where they have not converged after min(m, n) products, the
+    budget allows for as many again, and J fits the memory budget three times, it is decomposed densely.
 
-    Cost: one product with J and one with Jᵀ per vector; memory ncv + p vectors of either side.
+    Cost: one product with J and one with Jᵀ per vector, and one of either to check the recurrence, k more if it
+    fails; memory ncv + p vectors of either side.
     Reference: Baglama & Reichel (2005), doi:10.1137/04060593X.
 
     >>> from precondlab.operators import Diagonal
@@ -227,6 +218,8 @@ def svds(
     start = _start("svds", target.domain, v0, generator)
     k, size, budget = _sizes("svds", target.domain, k, ncv, start.shape[1], num_matvecs, memory_budget // 2)
     K = GolubKahanSchur(target, start, capacity=size + start.shape[1], generator=generator)
+    dense = which == "SM" and budget > n <= _DENSE_SIZE and _dense_bytes(target) <= memory_budget
+    limit = min(n, budget - n) if dense else budget  # products after which another n for all columns are well spent
     while True:
         K.step()
         if callback is not None:
@@ -240,19 +233,38 @@ def svds(
         done = K.complete or (settled and _nothing_missed(K, values, right, small, wanted, which))
         null = wanted[np.linalg.norm(left[:, wanted], axis=0) < 0.5]  # J v = 0, and u is known once U spans the range
         done = done and (K.complete or not len(null) or values[K.explored(right)].max() <= floor)
-        if done or K.num_matvecs >= budget:
+        if done or K.num_matvecs >= limit:
             break
         if K.right.room < K.block and K.right.size < n:
             count = min(len(values) - K.block, k + (size - k) // 3)
             kept = np.arange(count) if which == "LM" else np.arange(len(values) - count, len(values))
             K.restart(left[:, kept], right[:, kept])
-    U, V = K.vectors(left[:, wanted], right[:, wanted])
-    K.left.append_random(len(null))
-    U[:, torch.as_tensor(np.isin(wanted, null))] = K.left.vectors[:, K.left.size - len(null) :]
-    status = ExtremesStatus.OK if done else ExtremesStatus.NOT_CONVERGED
-    return SingularTriplets(
-        V if wide else U, values[wanted], U if wide else V, residuals[wanted], status, K.num_matvecs
-    )
+    if done or not dense:
+        allowed = _ROUND_OFF * J.domain.eps * float(np.abs(K.B).max(initial=0.0))
+        left, right, values, residuals = left[:, wanted], right[:, wanted], values[wanted], residuals[wanted]
+        agrees = K.defect(left.sum(1), right.sum(1)) <= allowed * len(wanted) ** 0.5
+        U, V = K.vectors(left, right)
+        K.left.append_random(len(null))
+        U[:, torch.as_tensor(np.isin(wanted, null))] = K.left.vectors[:, K.left.size - len(null) :]
+        products, status = K.num_matvecs + 1, judged(True, done)
+        if not agrees:
+            residuals, products = triplet_residuals(target, U, values, V), products + len(wanted)
+            status = judged(residuals <= tol * values + allowed, done)
+    else:
+        matrix = target.dense()
+        require_finite(matrix, target, n)
+        U, sigma, right = torch.linalg.svd(matrix, full_matrices=False)
+        U, V, values = U[:, n - k :], right[n - k :].mH, sigma[n - k :].double().numpy(force=True)
+        residuals, products = triplet_residuals(target, U, values, V), K.num_matvecs + n + k
+        allowed = _ROUND_OFF * J.domain.eps * sigma[0].item()
+        status = judged(residuals <= tol * values + allowed, True)
+    return SingularTriplets(V if wide else U, values, U if wide else V, residuals, status, products)
+
+
+def _dense_bytes(J: Operator) -> int:
+    """Return the memory of a matrix and its singular value decomposition."""
+    m, n = J.shape
+    return 3 * m * n * J.domain.dtype.itemsize
 
 
 def _start(who: str, space: Space, v0: Tensor | None, generator: torch.Generator | None) -> Tensor:
@@ -270,14 +282,12 @@ def _sizes(
 ) -> tuple[int, int, int]:
     """Return k, the number of basis vectors before a restart, and the budget of products."""
     n = space.size
-    if not 1 <= k <= n:
-        raise ValueError(f"{who}: k should be between 1 and {n}, got {k}")
-    least = min(n, k + p)
-    size = min(n, max(2 * k + 1, 20, least)) if ncv is None else ncv
-    if not least <= size <= n:
-        raise ValueError(f"{who}: ncv should be between {least} (k and a block) and {n}, got {ncv}")
-    if num_matvecs is not None and num_matvecs < 1:
-        raise ValueError(f"{who}: num_matvecs should be ≥ 1, got {num_matvecs}")
+    k = require_integer(who, "k", k, most=n)
+    least = min(n, k + p)  # values and a block
+    size = min(n, max(2 * k + 1, 20, least))
+    size = size if ncv is None else require_integer(who, "ncv", ncv, least=least, most=n)
+    budget = 100 * n if num_matvecs is None else require_integer(who, "num_matvecs", num_matvecs)
+    memory_budget = require_integer(who, "memory_budget", memory_budget)
     bytes_per_vector = n * space.dtype.itemsize
     fits = memory_budget // max(bytes_per_vector, 1) - p
     if fits < (least if ncv is None else size):
@@ -285,14 +295,7 @@ def _sizes(
             f"{who}: {(least if ncv is None else size) + p} vectors of {bytes_per_vector:,} bytes exceed the memory "
             f"budget of {memory_budget:,} bytes; raise memory_budget, or lower k or ncv"
         )
-    return k, min(size, fits), 100 * n if num_matvecs is None else num_matvecs
-
-
-def _unshifted(A: Operator, X: Tensor, sigma: float, inverse_values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return eigenvalues ``σ + 1/θ`` of A and their residuals, by a product with A."""
-    values = sigma + 1 / inverse_values
-    R = A.forward(X) - X * torch.as_tensor(values).to(X)
-    return values, R.norm(dim=0).double().cpu().numpy()
+    return k, min(size, fits), budget
 
 
 def _select(values: np.ndarray, which: Which, k: int) -> np.ndarray:

@@ -10,15 +10,16 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from precondlab.krylov.basis import Basis, require_finite
+from precondlab.krylov.checks import require_integer
 from precondlab.operator import Operator, as_operator
-from precondlab.spectrum.extremes import Eigenpairs, ExtremesStatus
+from precondlab.spectrum.pairs import Eigenpairs, judged, rayleigh_ritz
 
 __all__ = ["lobpcg"]
 
 
 def lobpcg(
     A: LinearOperator,
-    X: Tensor,
+    X: Tensor | np.ndarray,
     /,
     *,
     M: LinearOperator | None = None,
@@ -39,7 +40,7 @@ def lobpcg(
     A
         Symmetric operator.
     X
-        Starting block ``[n k]``; k is the number of pairs, at most n/3.
+        Starting block ``[n k]``, a tensor or an array; k is the number of pairs, at most n/3.
     M
         Positive operator approximating ``A⁻¹``, for the smallest ones.
     tol
@@ -51,7 +52,8 @@ def lobpcg(
     callback
         Called with the Ritz values after every step.
 
-    Cost: at most k products with A and M per step, k at the start; memory 8k vectors.
+    Cost: at most k products with A and M per step, k at the start, one at the end to check ``A X``, k more if it is
+    wrong; memory 8k vectors.
     References: Knyazev (2001), doi:10.1137/S1064827500366124; Hetmaniuk & Lehoucq (2006),
     doi:10.1016/j.jcp.2006.03.007.
 
@@ -62,6 +64,7 @@ def lobpcg(
     """
     A = as_operator(A)
     M = None if M is None else as_operator(M, like=A)
+    maxiter = require_integer("lobpcg", "maxiter", maxiter, least=0)
     X = _start(A, X, M)
     n, k = X.shape
     AX = A.forward(X)
@@ -95,14 +98,20 @@ def lobpcg(
         scale = max(scale, norm)
         beyond = _beyond(best, k)
         X, AX, P, AP = _rotate(S, best), _rotate(AS, best), _rotate(S, beyond), _rotate(AS, beyond)
-    order = np.argsort(values)
-    status = ExtremesStatus.NOT_CONVERGED if active.any() else ExtremesStatus.OK
+    small: np.ndarray | bool = True
+    defect = (A.forward(X.sum(1, keepdim=True)) - AX.sum(1, keepdim=True)).norm().item()
+    products += 1
+    if not defect <= 100 * A.domain.eps * scale * k**0.5:
+        values, X, residuals, _ = rayleigh_ritz(A, X)
+        products += k
+        small = residuals <= tol * np.abs(values) + 100 * A.domain.eps * scale
+    order, status = np.argsort(values), judged(small, not active.any())
     return Eigenpairs(values[order], X[:, torch.as_tensor(order)], residuals[order], status, products, "lobpcg")
 
 
-def _start(A: Operator, X: Tensor, M: Operator | None) -> Tensor:
+def _start(A: Operator, X: Tensor | np.ndarray, M: Operator | None) -> Tensor:
     """Return an orthonormal block from the one given."""
-    n = A.shape[0]
+    n, X = A.shape[0], torch.as_tensor(X)
     if A.shape[0] != A.shape[1] or (M is not None and M.shape != A.shape):
         raise ValueError(f"lobpcg: expected square operators of one shape, got {A!r} and M = {M!r}")
     if M is not None and not M.positive:
@@ -112,6 +121,8 @@ def _start(A: Operator, X: Tensor, M: Operator | None) -> Tensor:
             f"lobpcg: expected a starting block of shape ({n}, k) with 1 ≤ k ≤ {n // 3}, got {tuple(X.shape)}; "
             "use eigsh or a dense decomposition for small operators"
         )
+    if not X.isfinite().all():
+        raise ValueError("lobpcg: the starting block is not finite; give A.domain.random(k)")
     basis = Basis(A.domain, X.shape[1])
     basis.append(X.to(A.domain.device, A.domain.dtype))
     basis.append_random(X.shape[1] - basis.size)

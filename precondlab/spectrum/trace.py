@@ -10,6 +10,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from precondlab.errors import Breakdown
+from precondlab.krylov.checks import require_integer
 from precondlab.krylov.probes import orthonormalize, spherical
 from precondlab.operator import Operator, as_operator
 from precondlab.space import Space
@@ -32,6 +33,7 @@ def trace(
 
     ``"xtrace"`` and ``"hutch++"`` find the large eigenvalues first and are far more accurate where the spectrum
     decays; ``"hutchinson"`` needs one block of vectors only. A budget of n products or more gives the exact trace.
+    How often the intervals hold, less than they claim with few products, is measured in each method's own text.
 
     Parameters
     ----------
@@ -69,7 +71,8 @@ def hutchinson(
 ) -> Estimate[float]:
     """Estimate the trace as the mean of ``vᴴAv`` over independent v, uniform on the sphere of radius √n.
 
-    The variance of one sample is ``2n/(n+2) · (‖A‖_F² − tr(A)²/n)`` for a real symmetric A.
+    The variance of one sample is ``2n/(n+2) · (‖A‖_F² − tr(A)²/n)`` for a real symmetric A. Samples are skew where one
+    eigenvalue dominates: measured as for :func:`hutchpp`, a 95 % interval holds in 90–95 % of runs.
 
     Cost: num_matvecs products; memory two blocks of 32 vectors.
     Reference: Hutchinson (1990), doi:10.1080/03610919008812866.
@@ -95,8 +98,10 @@ def hutchpp(
     """Estimate the trace by Hutch++: exactly on a random range Q, by Hutchinson on its complement.
 
     With k = ⌊num_matvecs/3⌋ columns of Q = orth(AS), ``tr QᴴAQ + mean gᴴAg`` over the other probes g, projected on
-    the complement of Q and scaled to its sphere. Given Q the samples are independent: Student's
-    interval is as good as for Hutchinson. Exact for rank A ≤ k.
+    the complement of Q and scaled to its sphere. Given Q the samples are independent, but fewer than Hutchinson's, and
+    where Q has missed a part of one large eigenvalue they are as skew as χ²₁, which Student's interval does not allow
+    for: measured over nine spectra of 120 values, a 95 % interval holds in 82–95 % of runs with 12 products, 85–95 %
+    with 30, 90–96 % with 60; the lowest for a spike over a flat rest. Exact for rank A ≤ k.
 
     Cost: num_matvecs products; memory num_matvecs vectors.
     Reference: Meyer, Musco, Musco & Woodruff (2021), doi:10.1137/1.9781611976496.16.
@@ -124,7 +129,8 @@ def xtrace(A: LinearOperator, /, *, num_matvecs: int = 60, generator: torch.Gene
     For each of k = ⌊num_matvecs/2⌋ probes ω_i, the trace is exact on the range Q₍ᵢ₎ of the other k − 1 products,
     plus one sample ``ν_iᴴAν_i`` with ν_i the projection of ω_i on the complement, scaled to its sphere; the
     estimate is the mean over i. Exact for rank A < k. The standard error is the spread of the k
-    exchangeable, not independent, estimates: an error estimate rather than a guarantee.
+    exchangeable, not independent, estimates: an error estimate rather than a guarantee. Measured as for
+    :func:`hutchpp`, a 95 % interval holds in 74–96 % of runs with 12 products, 79–93 % with 30, 78–90 % with 60.
 
     Cost: 2⌊num_matvecs/2⌋ products; memory 5k vectors.
     Reference: Epperly, Tropp & Webber (2024), doi:10.1137/23M1548323.
@@ -168,8 +174,7 @@ def frobenius_norm(
     10 ± ... (2 products)
     """
     A = as_operator(A)
-    if num_matvecs < 2:
-        raise ValueError(f"frobenius_norm: expected num_matvecs ≥ 2, got {num_matvecs}; one sample has no error bar")
+    num_matvecs = require_integer("frobenius_norm", "num_matvecs", num_matvecs, least=2)  # one has no error bar
     generator = generator or torch.Generator().manual_seed(0)
     if num_matvecs >= A.shape[1]:
         columns = finite(A.forward(torch.eye(A.shape[1], dtype=A.domain.dtype, device=A.domain.device)), A)
@@ -186,8 +191,7 @@ def frobenius_norm(
 
 def square(A: LinearOperator, who: str, num_matvecs: int, *, least: int) -> Operator:
     """Return A as an operator after checking that it is square and the budget suffices."""
-    if num_matvecs < least:
-        raise ValueError(f"{who}: expected num_matvecs ≥ {least}, got {num_matvecs}; fewer have no error bar")
+    require_integer(who, "num_matvecs", num_matvecs, least=least)  # fewer have no error bar
     A = as_operator(A)
     if A.shape[0] != A.shape[1]:
         raise ValueError(f"{who}: expected a square operator, got {A!r} of shape {A.shape}; take pl.Gram of it")

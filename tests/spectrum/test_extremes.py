@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import aslinearoperator
 
 from precondlab.errors import Breakdown, NotSymmetric
+from precondlab.krylov import ShiftedInverse
 from precondlab.operators import Dense, Diagonal
-from precondlab.spectrum import ExtremesStatus, eigsh, svds
+from precondlab.spectrum import ExtremesStatus, eigsh, lobpcg, svds
+from precondlab.testing import Faulty
+from precondlab.testing.gallery import rank_deficient
 
 WHICH = {
     "LA": lambda e, k: e[len(e) - k :],
@@ -72,7 +75,9 @@ def test_eigsh_in_float32_and_complex():
 
 def test_unresolved_values_say_so():
     found = eigsh(symmetric(np.logspace(0, -8, 60)), 3, which="SA", num_matvecs=40)
-    assert found.status is ExtremesStatus.NOT_CONVERGED and found.num_matvecs <= 40
+    assert (
+        found.status is ExtremesStatus.NOT_CONVERGED and found.num_matvecs <= 41
+    )  # the last one checks the recurrence
     with pytest.raises(ArithmeticError, match="num_matvecs"):
         found.check()
 
@@ -96,6 +101,92 @@ def test_interior_eigenvalues_by_shift(seed, sigma):
     nearest = np.sort(values[np.argsort(np.abs(values - sigma))[:2]])
     np.testing.assert_allclose(found.values, nearest, atol=1e-9)
     assert found.residuals.max() < 1e-8
+
+
+SHIFTS = {
+    "five zeros": (np.r_[np.zeros(5), np.linspace(1, 2, 95)], 0.0, 6),
+    "an eigenvalue": (np.arange(1, 101.0), 50.0, 3),
+    "nearly an eigenvalue": (np.arange(1, 101.0), 50 + 1e-9, 3),
+    "near an eigenvalue": (np.arange(1, 101.0), 50 + 1e-4, 1),
+    "a decaying end": (np.r_[np.zeros(3), np.logspace(0, -3, 60)], 0.0, 4),
+    "both sides": (np.r_[np.linspace(-1, -0.5, 30), 0.0, 0.2, np.linspace(0.5, 1, 30)], 0.0, 2),
+}
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_a_shift_on_or_near_an_eigenvalue_finds_the_nearest_ones(name):
+    values, sigma, k = SHIFTS[name]
+    A = symmetric(values)
+    found = eigsh(A, k, sigma=sigma).check()
+    scale = np.abs(values).max()
+    np.testing.assert_allclose(np.sort(abs(found.values - sigma)), np.sort(abs(values - sigma))[:k], atol=1e-11 * scale)
+    assert_residuals_are_true(A, found)
+
+
+def assert_residuals_are_true(A, found):
+    true = (A @ found.vectors - found.vectors * torch.as_tensor(found.values)).norm(dim=0).numpy()
+    np.testing.assert_allclose(found.residuals, true, rtol=1e-3, atol=1e-13 * abs(A.dense()).max().item())
+
+
+def test_a_wrong_inverse_is_not_called_right():
+    A = symmetric(np.arange(1, 41.0))
+    off = torch.linalg.inv(A.dense() - 20.4 * torch.eye(40, dtype=torch.float64))
+    assert eigsh(A, 2, sigma=20.4, OPinv=Dense(off, symmetric=True)).check().values == pytest.approx([20, 21])
+    wrong = Dense(off + 1e-3 * symmetric(np.arange(40.0) / 40, seed=3).matrix, symmetric=True)
+    found = eigsh(A, 2, sigma=20.4, OPinv=wrong)
+    assert found.status is ExtremesStatus.INACCURATE
+    assert_residuals_are_true(A, found)
+
+
+def test_an_inverse_at_an_eigenvalue_is_refused():
+    A = Diagonal(torch.arange(1.0, 31.0, dtype=torch.float64))
+    for sigma in (7.0, 7 + 1e-9):
+        with pytest.raises(Breakdown, match="move σ"):
+            ShiftedInverse(A, sigma).forward(A.domain.random(1))
+    with pytest.raises(Breakdown, match="move σ"):
+        eigsh(A, 2, sigma=7.0, which="LA")  # what is above a shift on an eigenvalue is not defined
+
+
+@pytest.mark.parametrize("solve", [eigsh, svds, lambda A, k: lobpcg(A, A.domain.random(k))])
+def test_residuals_of_noisy_products_are_no_smaller_than_the_noise(solve):
+    exact = Diagonal(torch.arange(1.0, 101.0, dtype=torch.float64))
+    assert not solve(Faulty(exact, drift=1e-6), 3).status.ok
+    found = solve(Faulty(exact, noise=1e-6), 3)
+    assert not found.status.ok and found.num_matvecs < 1000
+    V = found.vectors if hasattr(found, "vectors") else found.right
+    true = (exact @ V - V * torch.as_tensor(found.values)).norm(dim=0).numpy()
+    assert (found.residuals >= 0.5 * true).all() and found.residuals.max() <= 1e-3
+
+
+def test_an_asymmetric_operator_declared_symmetric_is_not_called_right():
+    exact = symmetric(np.arange(1, 61.0))
+    A = Faulty(exact, asymmetry=1e-6)
+    found = eigsh(A, 3)
+    assert found.status is ExtremesStatus.INACCURATE
+    assert_residuals_are_true(A, found)
+    assert eigsh(A, 3, tol=1e-4).status.ok
+
+
+@pytest.mark.parametrize(
+    "solve", [eigsh, lambda A, k: lobpcg(A, A.domain.random(k)), lambda A, k: eigsh(A, k, sigma=7)]
+)
+def test_every_product_is_counted(solve):
+    A = symmetric(np.arange(1, 61.0))
+    assert solve(A, 3).check().num_matvecs == A.num_matvecs
+
+
+def test_smallest_singular_values_of_rank_deficient_operators_are_found_densely():
+    known = rank_deficient()
+    found = svds(known.operator, 3, which="SM").check()
+    assert found.num_matvecs <= 2 * 80 + 3
+    np.testing.assert_allclose(found.values, 0, atol=1e-14)
+    J = known.operator
+    wide = svds(J.H, 32, which="SM").check()
+    np.testing.assert_allclose(wide.values, known.singular_values[-32:], atol=1e-14)
+    assert (J.H @ wide.right - wide.left * torch.as_tensor(wide.values)).norm() <= 1e-13
+    assert (J @ wide.left - wide.right * torch.as_tensor(wide.values)).norm() <= 1e-13
+    few = svds(known.operator, 3, which="SM", num_matvecs=70)
+    assert few.status is ExtremesStatus.NOT_CONVERGED and few.num_matvecs <= 71
 
 
 def test_a_memory_budget_restarts_earlier_and_says_what_it_needs():
@@ -188,6 +279,15 @@ def test_scipy_operators_are_probed_for_symmetry():
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(Diagonal(torch.arange(1.0, 11.0, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize("options", [{"k": 3.0}, {"ncv": 20.0}, {"num_matvecs": 1e3}, {"memory_budget": 1e9}])
+@pytest.mark.parametrize("solve", [eigsh, svds])
+def test_numbers_that_are_no_integers_are_refused(solve, options):
+    A = Diagonal(torch.arange(1.0, 31.0, dtype=torch.float64))
+    with pytest.raises(TypeError, match=f"{next(iter(options))} should be an integer"):
+        solve(A, **options)
+    assert solve(A, np.int64(2)).check().values.max() == pytest.approx(30)
 
 
 def test_a_product_that_is_not_finite_is_named():

@@ -49,8 +49,8 @@ def test_largest_without_preconditioner():
 def test_too_few_steps_say_so():
     A = Diagonal(torch.logspace(0, 8, 100, dtype=torch.float64))
     found = lobpcg(A, A.domain.random(1), largest=False, maxiter=5)
-    assert found.status is ExtremesStatus.NOT_CONVERGED and found.num_matvecs == 6
-    with pytest.raises(ArithmeticError, match=r"lobpcg: residuals .* after 6 products: .*maxiter"):
+    assert found.status is ExtremesStatus.NOT_CONVERGED and found.num_matvecs == 7  # one at the start, one at the end
+    with pytest.raises(ArithmeticError, match=r"lobpcg: residuals .* after 7 products: .*maxiter"):
         found.check()
 
 
@@ -67,11 +67,26 @@ def test_a_dependent_start_is_filled():
         (torch.ones(10, 4), None, "eigsh"),
         (torch.ones(10, 1), Diagonal(-torch.ones(10)), "positive"),
         (torch.ones(10, 1), Diagonal(torch.ones(9)), "one shape"),
+        (torch.full((10, 1), float("nan")), None, "not finite"),
     ],
 )
 def test_bad_arguments_are_refused(X, M, message):
     with pytest.raises(ValueError, match=message):
         lobpcg(Diagonal(torch.ones(10)), X, M=M)
+
+
+def test_a_number_of_steps_that_is_none_is_refused():
+    A = Diagonal(torch.ones(10))
+    with pytest.raises(ValueError, match="maxiter should be ≥ 0"):
+        lobpcg(A, torch.ones(10, 1), maxiter=-1)
+    with pytest.raises(TypeError, match="maxiter should be an integer"):
+        lobpcg(A, torch.ones(10, 1), maxiter=20.0)
+
+
+def test_an_array_is_a_start():
+    A = Diagonal(torch.arange(1.0, 31.0, dtype=torch.float64))
+    found = lobpcg(A, np.random.default_rng(0).standard_normal((30, 2))).check()
+    np.testing.assert_allclose(found.values, [29, 30], rtol=1e-12)
 
 
 def test_products_that_are_not_finite_are_named():

@@ -60,6 +60,18 @@ def test_traces_are_unbiased_with_calibrated_errors(method, A):
     assert 0.6 <= ratio <= 1.5
 
 
+@pytest.mark.parametrize(
+    ("method", "stated"), [(hutchinson, (0.90, 0.95)), (hutchpp, (0.82, 0.95)), (xtrace, (0.74, 0.96))]
+)
+def test_intervals_from_twelve_products_hold_as_often_as_stated(method, stated):
+    """The stated range, up to three standard errors of 200 runs."""
+    for values in (np.r_[100.0, np.ones(119)], np.r_[10.0, np.ones(119)], np.linspace(1, 2, 120)):
+        A = symmetric(values)
+        covered, _, _ = over_seeds(lambda g, A=A: method(A, num_matvecs=12, generator=g), values.sum())
+        spread = [3 * (p * (1 - p) / 200) ** 0.5 for p in stated]
+        assert stated[0] - spread[0] <= covered <= stated[1] + spread[1]
+
+
 @pytest.mark.parametrize("method", ["xtrace", "hutch++"])
 @given(seed=st.integers(0, 2**31), rank=st.integers(0, 6), n=st.integers(40, 70))
 def test_traces_of_low_rank_operators_are_exact(method, seed, rank, n):
@@ -216,7 +228,9 @@ def test_complex_traces():
     ("call", "error", "message"),
     [
         (lambda: pl.trace(Dense(torch.ones(2, 3))), ValueError, "square"),
-        (lambda: pl.trace(symmetric(FLAT), num_matvecs=3), ValueError, "num_matvecs ≥ 4"),
+        (lambda: pl.trace(symmetric(FLAT), num_matvecs=3), ValueError, "num_matvecs should be ≥ 4"),
+        (lambda: pl.trace(symmetric(FLAT), num_matvecs=12.0), TypeError, "num_matvecs should be an integer"),
+        (lambda: pl.frobenius_norm(symmetric(FLAT), num_matvecs=12.0), TypeError, "num_matvecs should be an integer"),
         (lambda: pl.trace(symmetric(FLAT), method="xdiag"), ValueError, "hutch\\+\\+"),
         (lambda: pl.diagonal(symmetric(FLAT), method="xtrace"), ValueError, "xdiag"),
         (lambda: pl.frobenius_norm(symmetric(FLAT), num_matvecs=1), ValueError, "≥ 2"),
