@@ -159,7 +159,9 @@ class Design:
 
 
 def _products(candidate: Candidate) -> str:
-    return f"{'' if candidate.status.ok else '≈ '}{candidate.num_matvecs:.0f} products"
+    if candidate.status.ok:
+        return f"{candidate.num_matvecs:.0f} products"
+    return f"more products than the budget (≈ {candidate.num_matvecs:.3g} by κ)"
 
 
 def design(
@@ -229,7 +231,8 @@ def design(
         raise ValueError(f"design: expected a budget ≥ 2 products and 0 < rtol < 1, got {budget} and {rtol}")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     target = as_operator(A + damping * Identity(A.domain)) if damping else A
-    x = A.domain.random(generator=generator)
+    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    x = A.domain.random(generator=torch.Generator().manual_seed(seed))  # no Krylov space of a candidate starts there
     plain = _try("none", None, A, target, x, budget, rtol)
     if plain.condition is None:
         return Design((plain,), rtol)

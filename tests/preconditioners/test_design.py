@@ -63,7 +63,8 @@ def test_measured_steps_are_those_of_scipy(poisson):
     """SciPy's iterates, and the error in the norm of the dense A."""
     A, _ = poisson
     found = design(A, budget=150)
-    x = A.domain.random(generator=torch.Generator().manual_seed(0)).numpy()
+    seed = int(torch.randint(2**31, (), generator=torch.Generator().manual_seed(0)))
+    x = A.domain.random(generator=torch.Generator().manual_seed(seed)).numpy()
     dense = A.dense().numpy()
     for candidate in found.candidates:
         if not candidate.status.ok:
@@ -98,6 +99,23 @@ def test_hard_modes_are_not_called_solved():
     by_residual = pl.krylov.cg(A, A @ x, rtol=1e-6, maxiter=500)
     assert by_residual.status.ok and (x - by_residual.x).norm() > 0.5 * x.norm()
     assert plain.status is DesignStatus.UNFINISHED and plain.steps >= 1e6
+
+
+def test_no_candidate_knows_the_start():
+    """Ten eigenvalues, each eight times: the Krylov space of the default start vector would hold the solution."""
+    A = Dense(torch.diag(torch.arange(1.0, 11.0, dtype=torch.float64).repeat(8)), positive=True)
+
+    def coarse(A):
+        powers = [A.domain.random(1)]
+        for _ in range(9):
+            powers.append(torch.linalg.qr(A.forward(powers[-1])).Q)
+        basis = torch.linalg.qr(torch.cat(powers, dim=1)).Q
+        return pl.preconditioners.two_level(A, Identity(A.domain), basis)
+
+    for generator in (None, torch.Generator().manual_seed(0)):
+        found = design(A, budget=200, candidates={"mine": coarse}, generator=generator)
+        (mine,) = [c for c in found.candidates if c.name == "mine"]
+        assert mine.status.ok and mine.steps >= 8
 
 
 def test_ranking_is_by_products_and_repeats_exactly():
