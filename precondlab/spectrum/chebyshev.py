@@ -11,7 +11,7 @@ from torch import Tensor
 from precondlab.errors import Breakdown
 from precondlab.krylov.probes import spherical, tridiagonalize
 from precondlab.operator import Operator
-from precondlab.spectrum.density import Density, of_rules, probed
+from precondlab.spectrum.density import Density, noise, of_rules, probed
 from precondlab.spectrum.quadrature import Rule, gauss
 from precondlab.spectrum.trace import columnwise, host
 
@@ -114,9 +114,10 @@ def _jackson(count: int) -> np.ndarray:
 def _interval(A: Operator, generator: torch.Generator) -> tuple[float, float]:
     start = spherical(A.domain, 1, generator=generator)
     (T,) = tridiagonalize(A, start, num_steps=_BOUND_STEPS, reorthogonalize=True)
+    noise(A, [T])  # refuses what is not symmetric
     rule = gauss(T)
     low, high = rule.nodes[0] - rule.residuals[0], rule.nodes[-1] + rule.residuals[-1]
     if A.positive:
         low = max(low, 0.0)
-    margin = _MARGIN * max(high - low, abs(high), abs(low), np.finfo(np.float64).tiny)
+    margin = _MARGIN * (max(high - low, abs(high), abs(low)) or 1.0)  # the zero operator has no scale
     return float(low - margin), float(high + margin)

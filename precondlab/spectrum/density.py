@@ -12,7 +12,8 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 
 from precondlab.errors import NotSymmetric
-from precondlab.krylov.checks import require_symmetric
+from precondlab.krylov import Tridiagonalization
+from precondlab.krylov.checks import repeat_error, require_symmetric
 from precondlab.krylov.probes import spherical, tridiagonalize
 from precondlab.operator import Operator, as_operator
 from precondlab.space import Space
@@ -42,7 +43,7 @@ class Density:
     size
         Number of eigenvalues n.
     tolerance
-        Error of the nodes by round-off.
+        Error of the nodes by round-off and by the noise of the products.
     spread
         2/(n+2) or 1/(n+1).
     num_matvecs
@@ -133,6 +134,8 @@ class Density:
         threshold
             τ; by default the round-off of the nodes (log) or 1e-6 of the largest |node| (symlog).
         """
+        if axis not in WIDTHS:
+            raise ValueError(f"smooth: expected axis={' or '.join(map(repr, WIDTHS))}, got {axis!r}")
         nodes, weights = self.nodes, self.weights
         largest = float(np.abs(nodes).max())
         if threshold is None:
@@ -216,11 +219,12 @@ def spectral_density(
     Raises
     ------
     NotSymmetric
-        If A is not symmetric.
+        If A is not symmetric, declared or not.
     Breakdown
         If a product is not finite.
 
-    Cost: num_matvecs · num_probes products, num_probes at once; memory 3 num_probes vectors.
+    Cost: num_matvecs · num_probes products, num_probes at once, and 2 to 5 where the recurrence shows noise or
+    asymmetry; memory 3 num_probes vectors.
     Reference: Ubaru, Chen & Saad (2017), doi:10.1137/16M1104974.
 
     >>> from precondlab.operators import Diagonal
@@ -233,12 +237,27 @@ def spectral_density(
     before = A.num_matvecs
     starts = spherical(A.domain, num_probes, generator=generator)
     tridiagonals = tridiagonalize(A, starts, num_steps=num_matvecs, reorthogonalize=reorthogonalize)
-    return of_rules(A.domain, tuple(gauss(T) for T in tridiagonals), A.num_matvecs - before)
+    rules, error = tuple(gauss(T) for T in tridiagonals), noise(A, tridiagonals)
+    return of_rules(A.domain, rules, A.num_matvecs - before, noise=error)
 
 
-def of_rules(space: Space, rules: tuple[Rule, ...], num_matvecs: int) -> Density:
+def noise(A: Operator, tridiagonals: list[Tridiagonalization]) -> float:
+    """Return the error of the nodes of Lanczos rules by the noise of the products, once a defect suggests one.
+
+    Raises NotSymmetric where the defect is one of symmetry.
+    """
+    defect, steps = max(T.defect for T in tridiagonals), max(len(T.diagonal) for T in tridiagonals)
+    scale = max(float(np.abs(T.eigh()[0]).max()) for T in tridiagonals)
+    if defect <= 10 * A.domain.eps * steps**0.5 * scale:
+        return 0.0
+    if defect > A.domain.eps**0.5 * scale:
+        require_symmetric(A)
+    return 3 * steps**0.5 * min(defect, repeat_error(A) * scale)
+
+
+def of_rules(space: Space, rules: tuple[Rule, ...], num_matvecs: int, *, noise: float = 0.0) -> Density:
     """Return the density of quadrature rules of uniform probes."""
-    tolerance = max(rule.round_off(space.eps) for rule in rules)
+    tolerance = max(rule.round_off(space.eps) for rule in rules) + noise
     spread = 1 / (space.size + 1) if space.dtype.is_complex else 2 / (space.size + 2)
     return Density(rules, space.size, tolerance, spread, num_matvecs)
 

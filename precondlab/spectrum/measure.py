@@ -11,7 +11,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from precondlab.krylov import Tridiagonalization, lanczos
-from precondlab.spectrum.density import require_integer, symmetric
+from precondlab.spectrum.density import noise, require_integer, symmetric
 from precondlab.spectrum.quadrature import Rule, gauss, lobatto
 
 __all__ = ["Measure", "Share", "spectral_measure"]
@@ -215,6 +215,7 @@ def spectral_measure(A: LinearOperator, /, *, start: Tensor | np.ndarray, num_ma
         )
     *_, T = lanczos(A, v, num_matvecs=num_matvecs)
     rule = gauss(T)
+    noise(A, [T])  # refuses what is not symmetric
     return Measure(T, rule, A.positive, max(rule.round_off(A.domain.eps), T.defect), len(rule.nodes))
 
 

@@ -191,10 +191,45 @@ def test_mistakes_are_refused():
         d.count(1, 0)
     with pytest.raises(ValueError, match="width > 0"):
         d.smooth(width=0.0)
+    with pytest.raises(ValueError, match=r"'symlog', got 'loglog'"):
+        d.smooth(axis="loglog")  # pyright: ignore[reportArgumentType]
+    for options in ({"num_matvecs": 5.5}, {"num_probes": 2.0}):
+        for density in (spectral_density, kernel_polynomial):
+            with pytest.raises(TypeError, match="an integer num_"):
+                density(A, **options)
     with pytest.raises(ValueError, match="log axis"):
         spectral_density(-1 * pl.operators.Identity(pl.Space(3))).smooth(axis="log")
     with pytest.raises(ValueError, match="level between 0 and 1"):
         d.count().interval(95)
+
+
+def test_noise_widens_the_tolerance_and_asymmetry_is_refused():
+    A = symmetric(MIXED)
+    quiet = spectral_density(A, num_matvecs=20, num_probes=2)
+    assert quiet.tolerance < 1e-12
+    assert quiet.num_matvecs == 40
+    for size in (1e-3, 1e-9):
+        d = spectral_density(pl.testing.Faulty(A, noise=size), num_matvecs=20, num_probes=2)
+        distances = np.abs(d.nodes[:, None] - quiet.nodes).min(1)
+        assert 1e-2 * size < d.tolerance < 1e2 * size
+        assert distances[np.argmax(d.nodes)] < d.tolerance
+    triangle = Dense(torch.triu(torch.ones(30, 30, dtype=torch.float64)), symmetric=True)
+    for refused in (spectral_density, kernel_polynomial, lambda A: pl.spectral_measure(A, start=np.ones(30))):
+        with pytest.raises(NotSymmetric, match="is not symmetric"):
+            refused(triangle)
+
+
+def test_nearly_exhausted_spaces_are_no_asymmetry():
+    values = np.repeat([1.0, 2.0, 5.0], 20) + 1e-9 * np.random.default_rng(0).standard_normal(60)
+    d = spectral_density(symmetric(values), num_matvecs=20, num_probes=3)
+    assert d.tolerance < 1e-12
+    assert d.count(4, 6).value == pytest.approx(20, abs=8)
+
+
+def test_the_zero_operator_has_all_its_eigenvalues_at_zero():
+    d = kernel_polynomial(Diagonal(torch.zeros(8, dtype=torch.float64)), num_probes=2)
+    assert d.count(-0.01, 0.01).value == pytest.approx(8, rel=0.2)
+    assert d.count(-1, 1).value == pytest.approx(8)
 
 
 def test_results_are_json():
