@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,7 +194,8 @@ def test_mistakes_are_refused():
         d.smooth(width=0.0)
     with pytest.raises(ValueError, match=r"'symlog', got 'loglog'"):
         d.smooth(axis="loglog")  # pyright: ignore[reportArgumentType]
-    for options in ({"num_matvecs": 5.5}, {"num_probes": 2.0}):
+    wrong: list[dict[str, Any]] = [{"num_matvecs": 5.5}, {"num_probes": 2.0}]
+    for options in wrong:
         for density in (spectral_density, kernel_polynomial):
             with pytest.raises(TypeError, match="an integer num_"):
                 density(A, **options)
