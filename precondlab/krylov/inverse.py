@@ -95,8 +95,8 @@ class ShiftedInverse(Operator):
     Raises
     ------
     NearEigenvalue
-        If an eigenvalue is seen within ``4 ε^⅜ ‖A − σI‖`` of σ, 5e-6 in double precision: a minimizer is then no
-        solution. Move σ by eight times that.
+        If an eigenvalue is seen within ``⅛ ε^¼ ‖A − σI‖`` of σ, 2e-5 in double precision: solves lose too many digits
+        there, and closer by a minimizer is no solution. Move σ by twice that.
     Breakdown
         If a solve does not reach rtol or round-off.
 
@@ -116,12 +116,10 @@ class ShiftedInverse(Operator):
         solution = minres(self.A, V, shift=self.sigma, rtol=self.rtol)
         self.products += solution.num_matvecs
         self.norm = max(self.norm, float(np.abs(solution.ritz_values).max(initial=0.0)))
-        near = 4 * self.domain.eps**0.375 * self.norm
+        near = self.domain.eps**0.25 / 8 * self.norm
         growth = (solution.x.norm(dim=0) * near > V.norm(dim=0)).any().item()
         if growth or SolverStatus.LEAST_SQUARES in solution.statuses:
-            raise NearEigenvalue(
-                f"{self!r}: an eigenvalue lies within {near:.1e} of σ; move σ by 8 times that", 8 * near
-            )
+            raise NearEigenvalue(f"{self!r}: an eigenvalue lies within {near:.1e} of σ; move σ by twice that", 2 * near)
         if solution.status not in (SolverStatus.OK, SolverStatus.ROUND_OFF):
             raise Breakdown(f"{self!r}: {solution}: {solution.status.advice}")
         return solution.x

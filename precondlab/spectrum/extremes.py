@@ -62,8 +62,8 @@ def eigsh(
         means nearest to σ.
     sigma, OPinv
         Shift σ for interior eigenvalues, and ``(A − σI)⁻¹``: by default solves with
-        :func:`~precondlab.krylov.minres`. Where an eigenvalue lies within ``4 ε^⅜ ‖A − σI‖`` of σ the solves are
-        with a shift below it by eight times as much, and the k values nearest to σ are chosen from k + 2.
+        :func:`~precondlab.krylov.minres`. Where an eigenvalue lies within ``⅛ ε^¼ ‖A − σI‖`` of σ the solves
+        are with a shift that is twice as far below it, and the k values nearest to σ are chosen from k + 2.
     v0
         Start vector ``[n]`` or block ``[n p]``, for example Ritz vectors of a nearby operator; random by default.
     ncv

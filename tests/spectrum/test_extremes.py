@@ -123,6 +123,12 @@ def test_a_shift_on_or_near_an_eigenvalue_finds_the_nearest_ones(name):
     assert_residuals_are_true(A, found)
 
 
+@pytest.mark.parametrize("sigma", [50.0, 50.3])
+def test_shifts_in_single_precision(sigma):
+    found = eigsh(Diagonal(torch.arange(1.0, 101.0)), 3, sigma=sigma).check()
+    np.testing.assert_allclose(found.values, [49, 50, 51], rtol=1e-5)
+
+
 def assert_residuals_are_true(A, found):
     true = (A @ found.vectors - found.vectors * torch.as_tensor(found.values)).norm(dim=0).numpy()
     np.testing.assert_allclose(found.residuals, true, rtol=1e-3, atol=1e-13 * abs(A.dense()).max().item())
