@@ -148,7 +148,7 @@ for speed in (10.0, 20.0, 40.0, 80.0, 12 * math.pi):
 # ## What training sees
 #
 # In the linear regime the loss curve of gradient descent is known in advance: a few Lanczos steps started at the
-# residual give it, with an upper bound. `GradientDescent` is a `torch.optim` optimizer that owns its residual.
+# residual give it. `GradientDescent` is a `torch.optim` optimizer that owns its residual.
 
 # %%
 curves = {}

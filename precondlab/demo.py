@@ -88,7 +88,7 @@ def draw_residual(J: Jacobian, out: Path, *, steps: int) -> list[Path]:
             pictures.append(out / "spectrum.png")
             figure.savefig(pictures[-1])
         rate = 1 / condition(Gram(J), num_matvecs=min(40, *J.shape)).largest
-        curve = predict_training(J, J.value, steps=steps, learning_rate=rate)
+        curve = predict_training(J, J.value, steps=steps, learning_rate=rate, largest=2 / rate)
         figure, axes = plt.subplots()
         draw_curves(axes, {f"predicted, η = {rate:.3g}": curve.loss}, logx=True)
         axes.fill_between(range(1, steps + 2), curve.lower, curve.upper, alpha=0.3)

@@ -57,7 +57,7 @@ class Slow(RuntimeWarning):
 class Status(Enum):
     """Outcome of a numerical procedure: the member says what happened, its value what to do.
 
-    Subclasses list their outcomes; the member named ``OK`` is the only success.
+    Subclasses list their outcomes; the member named ``OK`` is a success, the only one unless they say otherwise.
 
     >>> class Search(Status):
     ...     OK = "the minimum is bracketed"

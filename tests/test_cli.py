@@ -210,6 +210,12 @@ def test_train_starts_in_single_precision():
     assert document["status"] == "steps" and [document["steps"], document["ok"]] == [6, True]
 
 
+def test_train_gathers_points():
+    plain = json.loads(run("train", "heat_rod", *SMALL, "--every", 2, "--json").stdout)
+    document = json.loads(run("train", "heat_rod", *SMALL, "--every", 2, "--adaptive", "--json").stdout)
+    assert document["status"] == "steps" and document["error"] != plain["error"]
+
+
 def test_train_makes_periodic_networks_for_periodic_problems():
     document = json.loads(run("train", "advection", *SMALL, "--every", 2, "--json").stdout)
     assert document["residual"] == "Map[21 parameters → {interior: 32, initial: 4}]"  # (2 + 1)·4 + 4 + 4 + 1
@@ -222,6 +228,7 @@ def test_train_makes_periodic_networks_for_periodic_problems():
         (("heat_rod", "--optimizer", "simplex"), "expected an optimizer of levenberg-marquardt, "),
         (("heat_rod", "--weight", "-1"), "weights must be finite and ≥ 0"),
         (("heat_rod", "--seconds", "nan"), "seconds"),
+        (("heat_rod", "--adaptive"), "--every"),
     ],
 )
 def test_mistakes_of_train_are_told(arguments, message):

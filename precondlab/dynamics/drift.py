@@ -81,7 +81,7 @@ def observe(
     the trace, the effective rank and, since an observation keeps its products, the drift: it is estimated from
     ``(K − K₀)z`` without another product with K₀. Standard errors are those of the jackknife over probes, and few
     probes know them roughly: ask for ``drift.interval()``, which has Student's factor. With the default of 10
-    its 95 % held in 91–96 % of runs on eight spectra, ±2 standard errors in 88–93 %; with 40 both in 92–96 %.
+    its 95 % held in 91–96 % of runs on four spectra, ±2 standard errors in 88–93 %; with 40 both in 92–96 %.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from precondlab.errors import NotPositive
 from precondlab.krylov.probes import spherical, tridiagonalize
-from precondlab.spectrum.density import Density, of_rules, probed
+from precondlab.spectrum.density import Density, noise, of_rules, probed
 from precondlab.spectrum.estimate import Estimate
 from precondlab.spectrum.quadrature import gauss, radau
 
@@ -140,11 +140,11 @@ def _rules(
     before = A.num_matvecs
     starts = spherical(A.domain, num_probes, generator=generator)
     tridiagonals = tridiagonalize(A, starts, num_steps=num_matvecs)
-    used = A.num_matvecs - before
-    upper = of_rules(A.domain, tuple(gauss(T) for T in tridiagonals), used)
+    error, used = noise(A, tridiagonals), A.num_matvecs - before
+    upper = of_rules(A.domain, tuple(gauss(T) for T in tridiagonals), used, noise=error)
     if floor is None:
         return upper, None
-    return upper, of_rules(A.domain, tuple(radau(T, floor) for T in tridiagonals), used)
+    return upper, of_rules(A.domain, tuple(radau(T, floor) for T in tridiagonals), used, noise=error)
 
 
 def _bracketed(f: Callable[[np.ndarray], np.ndarray], upper: Density, lower: Density | None) -> Estimate[float]:
