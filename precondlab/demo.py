@@ -33,6 +33,7 @@ TABLES = (
     paper.advection_resonance,
     paper.growth,
     paper.hard_boundary,
+    paper.pieces,
     paper.tanh_network,
     paper.fourier_network,
 )

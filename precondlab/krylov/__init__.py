@@ -2,7 +2,7 @@
 
 from precondlab.krylov.basis import Basis
 from precondlab.krylov.cg import cg
-from precondlab.krylov.inverse import Inverse, ShiftedInverse
+from precondlab.krylov.inverse import Inverse, NearEigenvalue, ShiftedInverse
 from precondlab.krylov.lsqr import lsqr
 from precondlab.krylov.minres import minres
 from precondlab.krylov.recurrences import Bidiagonalization, Tridiagonalization, golub_kahan, lanczos
@@ -15,6 +15,7 @@ __all__ = [
     "GolubKahanSchur",
     "Inverse",
     "KrylovSchur",
+    "NearEigenvalue",
     "ShiftedInverse",
     "Solution",
     "SolverStatus",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -231,6 +232,30 @@ def hard_boundary(frequencies: Sequence[int] = (5, 10, 20, 40)) -> Table:
             Row(f"K={K}, mask: κ(A)/K⁴", theory[K][0], condition(A).estimate / K**4),
             Row(f"K={K}, mask: κ(PAP)", theory[K][1], condition(A, preconditioner=M).estimate),
         ]
+    return table
+
+
+def pieces(numbers: Sequence[int] = (2, 4, 8), *, frequencies: int = 16, speed: float = 40.0) -> Table:
+    """κ(A) at the best λ on one of N pieces, of the box or of time, against that of the whole with K/N or β/N.
+
+    A piece of the N-th size needs the N-th part of the frequencies, and transport crosses it N times as slowly.
+    """
+    table = Table("Domain decomposition and time slabs: N pieces replace K by K/N, β by β/N")
+    for number in numbers:
+        end = math.pi / number
+        ends = tuple(replace(c, where=((0, -end), (0, end))) for c in poisson(dim=1).conditions)
+        part = replace(poisson(dim=1), domain=((-end, end),), conditions=ends)
+        few = frequencies // number
+        whole = balance(_poisson(few), "boundary", bounds=(1e-3, 1e12)).condition.estimate
+        residual = part.residual(fourier(few, domain=part.domain), interior=4 * few + 8)
+        piece = balance(Gram(Jacobian(residual)), "boundary", bounds=(1e-3, 1e12)).condition.estimate
+        table.rows.append(Row(f"Poisson, K={frequencies}, {number} subdomains", f"{whole:.6g}", piece))
+    for number in numbers:
+        whole = balance(_advection_gram(*_advection(speed / number, modes=(5, 15))), "initial", bounds=(1e-6, 1e9))
+        slab = replace(advection(beta=speed), domain=(_SPAN[0], (0.0, 1 / number)))
+        residual = slab.residual(fourier((5, 15), domain=slab.domain), interior=(12, 32), boundary=12)
+        piece = balance(Gram(Jacobian(residual)), "initial", bounds=(1e-6, 1e9)).condition.estimate
+        table.rows.append(Row(f"advection, β={speed:g}, {number} slabs", f"{whole.condition.estimate:.6g}", piece))
     return table
 
 
