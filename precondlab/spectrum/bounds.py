@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import betaincinv
 
-__all__ = ["beyond", "component_quantile", "dixon", "kuczynski_wozniakowski"]
+__all__ = ["beyond", "component_quantile"]
 
 _WIDEST = 1e8  # bounds farther away than this, relative to the Ritz value, are given up
 
@@ -35,7 +35,7 @@ def beyond(nodes: np.ndarray, couplings: np.ndarray, component: float, *, square
     m Lanczos steps from a unit vector v define the polynomial ``p(x) = Π(x − θ_j) / Π β_j`` with
     ``p(A) v = q_{m+1}`` of norm 1. For any eigenvector, ``|⟨x, v⟩| |p(λ)| ≤ 1``. So if ``|⟨x, v⟩| > δ`` for
     those of the extreme eigenvalues, they lie where ``|p| < 1/δ``. The bounds hold for all m at once on that
-    event, so that m may be chosen by looking at them. They are sharper than those from n and m alone.
+    event, so that m may be chosen by looking at them.
 
     Parameters
     ----------
@@ -79,31 +79,3 @@ def _cross(excess: Callable[[float], float], scale: float, *, limited: bool = Fa
         return math.exp(low)
     found: float = brentq(lambda t: max(excess(math.exp(t)), -1e3), low, high, xtol=1e-6)  # pyright: ignore[reportAssignmentType]
     return math.exp(found + 2e-6)
-
-
-def kuczynski_wozniakowski(size: int, num_matvecs: int, failure: float) -> float:
-    """Return ε such that Lanczos from a random vector has ``λ_max − θ ≤ ε (λ_max − λ_min)`` but for ``failure``.
-
-    ``P[error > ε] ≤ 1.648 √n exp(−√ε (2m − 1))`` for any symmetric operator of size n and m products: what can
-    be promised before any product is taken. The same holds at the lower end. The value is at most 1.
-
-    Reference: Kuczyński & Woźniakowski (1992), doi:10.1137/0613066.
-
-    >>> kuczynski_wozniakowski(100, 50, 0.05) < kuczynski_wozniakowski(100, 10, 0.05) < 1
-    True
-    """
-    return min(1.0, (math.log(1.648 * size**0.5 / failure) / (2 * num_matvecs - 1)) ** 2)
-
-
-def dixon(size: int, power: int, failure: float) -> float:
-    """Return τ such that ``(vᵀ A^p v)^{1/p} ≤ λ_max ≤ τ (vᵀ A^p v)^{1/p}`` but for ``failure``, v a random unit vector.
-
-    A is positive semidefinite; the moments are known from m = (p + 1)/2 Lanczos steps.
-    ``P ≤ 0.8 √n τ^{−p/2}``.
-
-    Reference: Dixon (1983), doi:10.1137/0720053.
-
-    >>> round(dixon(100, 9, 0.05), 3)
-    3.089
-    """
-    return (0.8 * size**0.5 / failure) ** (2 / power)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
 
 from precondlab.errors import NotPositive, Status
 from precondlab.operator import Operator, as_operator
-from precondlab.operators import Identity
+from precondlab.operators import Dense, Identity
 from precondlab.spectrum.bounds import component_quantile
-from precondlab.spectrum.ends import Ends, dense_ends, krylov_ends
+from precondlab.spectrum.ends import Ends, amplified, dense_cost, dense_ends, krylov_ends
 from precondlab.spectrum.through_inverse import inverse_ends
 
 __all__ = ["Condition", "ConditionStatus", "condition"]
@@ -56,13 +57,13 @@ class Condition:
         Number of eigenvalues found above the noise floor: the numerical rank if the method is
         dense, a lower bound on it otherwise.
     size
-        Dimension of the space.
+        Number of eigenvalues or singular values: ``min(m, n)``.
     largest, smallest
         Extreme eigenvalues of A (singular values for an operator not declared positive), as found, damping included.
     noise_floor
         Size below which an eigenvalue is not distinguished from round-off and from the noise seen in the products.
     confidence
-        Probability with which ``upper`` holds: 1 where nothing is random.
+        Probability with which ``upper`` holds: 1 where nothing is random, neither start vector nor products.
     status
         What happened; ``status.ok`` and ``status.advice``.
     num_matvecs
@@ -114,8 +115,8 @@ def condition(
     A: LinearOperator,
     /,
     *,
-    preconditioner: Operator | None = None,
-    approximate_inverse: Operator | None = None,
+    preconditioner: LinearOperator | np.ndarray | None = None,
+    approximate_inverse: LinearOperator | np.ndarray | None = None,
     damping: float = 0.0,
     num_matvecs: int | None = None,
     confidence: float = 0.95,
@@ -123,9 +124,10 @@ def condition(
 ) -> Condition:
     """Enclose the condition number of an operator.
 
-    For a positive operator ``κ = λ_max / λ_min``, for any other one ``σ_max / σ_min``. If
-    ``A = S Sᴴ`` is known, as for ``Gram(J)``, the work is done on S, which resolves κ up to
-    about ``1/ε²`` instead of ``1/ε``.
+    For a positive operator ``κ = λ_max / λ_min``, for any other one ``σ_1 / σ_min(m, n)``, as ``numpy.linalg.cond``
+    has it: κ of a wide J of full rank is finite, that of ``Gram(J) = JᴴJ`` is ∞, that of ``Kernel(J)`` is ``κ(J)²``.
+    If ``A = S Sᴴ`` is known, as for ``Gram(J)``, the work is done on S, which resolves κ up to about ``1/ε²``
+    instead of ``1/ε``.
 
     * Small operators are factorized densely: the interval is then the round-off of the factorization.
     * Large ones are projected on a Krylov space from a random vector. Ritz values lie inside the spectrum, so
@@ -142,14 +144,15 @@ def condition(
         An operator, or SciPy's.
     preconditioner
         A positive operator ``M ≈ A⁻¹``: the number is that of ``M A``, of ``PᵀAP`` if ``M = PPᵀ`` is known,
-        else in the inner product of ``M⁻¹`` (then without an upper bound from a Krylov space).
+        else in the inner product of ``M⁻¹`` (then without an upper bound from a Krylov space). A matrix or an
+        operator of SciPy's is taken to be positive. The interval allows for the round-off that M amplifies.
     approximate_inverse
-        A positive operator ``M ≈ A⁻¹`` used inside solves: the number is that of A itself.
+        Such an M used inside solves: the number is that of A itself.
     damping
         μ ≥ 0: the number is that of ``A + μI`` for positive A, whose eigenvalues are at least μ.
     num_matvecs
-        Budget of products; by default as many as a dense factorization needs where that is
-        affordable, else 200.
+        Budget of products, never exceeded; by default as many as a dense factorization needs where that is
+        affordable (columns, and up to eight for checks), else 200.
     confidence
         Probability with which the upper bound should hold.
     generator
@@ -163,75 +166,114 @@ def condition(
         If A is declared symmetric and is not, or its adjoint products are wrong.
     Breakdown
         If a product is not finite.
+    TypeError, ValueError
+        For an operator without rows or columns, and for arguments out of their range.
 
-    Cost: min(m, n) products and a dense factorization, or one product per Krylov step; memory for as many
-    vectors. Symmetry, noise, positivity and finiteness are checked from the recurrence itself.
+    Cost: min(m, n) products, one or two that are repeated, and a dense factorization, or one product per Krylov step;
+    memory for as many vectors. Symmetry, noise, positivity and finiteness are checked on the way, by six products more
+    where something looks wrong.
     References: Golub & Van Loan, Matrix Computations, 4th ed., §10.4; Hochstenbach (2013),
-    doi:10.1553/etna_vol40s100; Gaaf & Hochstenbach (2015), doi:10.1137/140975218.
+    doi:10.1553/etna_vol40s100.
 
     >>> from precondlab.operators import Diagonal
     >>> print(condition(Diagonal(torch.tensor([1.0, 4.0], dtype=torch.float64))).check())
-    κ = 4 in [4, 4] (ok, rank 2 of 2, dense, 2 products)
+    κ = 4 in [4, 4] (ok, rank 2 of 2, dense, 4 products)
     """
     A = as_operator(A)
-    if num_matvecs is not None and num_matvecs < 1:
-        raise ValueError(f"condition: num_matvecs should be ≥ 1, got {num_matvecs}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"condition: confidence should lie between 0 and 1, got {confidence}")
-    if not 0 <= damping < math.inf or (damping and not A.positive):
-        raise ValueError(f"condition: damping should be ≥ 0 and needs a positive operator, got {damping} for {A!r}")
-    for M in (preconditioner, approximate_inverse):
-        _check_preconditioner(A, M)
-    if approximate_inverse is not None:
-        if preconditioner is not None:
-            raise ValueError("condition: give either a preconditioner (κ of M A) or an approximate_inverse (κ of A)")
+    _check(A, damping, num_matvecs, confidence)
+    preconditioner, approximate_inverse = _positive(A, preconditioner), _positive(A, approximate_inverse)
+    if approximate_inverse is not None and preconditioner is not None:
+        raise ValueError("condition: give either a preconditioner (κ of M A) or an approximate_inverse (κ of A)")
+    if approximate_inverse is not None and A.shape[0] > 1:  # one number needs no inverse
         damped = as_operator(A + damping * Identity(A.domain)) if damping else A
-        budget = _DEFAULT_STEPS if num_matvecs is None else num_matvecs
-        ends = inverse_ends(damped, approximate_inverse, budget, 1 - confidence, generator)
+        budget = num_matvecs or _DEFAULT_STEPS
+        ends = inverse_ends(damped, approximate_inverse, budget, 1 - confidence, generator, floor=damping)
         return _result(ends, damped, 1, A.shape[1], 0.0, confidence)
     if damping and preconditioner is not None:
         A, damping = as_operator(A + damping * Identity(A.domain)), 0.0
-    target, M, power = _target(A, preconditioner)
-    m, n = target.shape
+    left = A.sqrt if A.positive else None
+    if left is not None:
+        base, power = left.H, 2
+    else:
+        base, power = A if A.shape[0] >= A.shape[1] else A.H, 1
+    m, n = base.shape
     wanted = min(m, n)
-    dense = wanted <= _DENSE_SIZE and m * n * target.domain.dtype.itemsize <= _DENSE_BYTES
-    if dense and (num_matvecs is None or num_matvecs >= wanted):
-        return _result(dense_ends(target, M), target, power, A.shape[1], damping, 1.0)
-    component = component_quantile(n, (1 - confidence) / 2, complex=target.domain.dtype.is_complex)
+    dense = wanted <= _DENSE_SIZE and m * n * base.domain.dtype.itemsize <= _DENSE_BYTES
+    if dense and (num_matvecs is None or num_matvecs >= dense_cost(base)):
+        return _result(dense_ends(base, preconditioner, power=power), A, power, min(A.shape), damping, confidence)
+    return _projected(base, power, A, preconditioner, num_matvecs or _DEFAULT_STEPS, damping, confidence, generator)
+
+
+def _projected(
+    base: Operator,
+    power: int,
+    A: Operator,
+    preconditioner: Operator | None,
+    num_matvecs: int,
+    damping: float,
+    confidence: float,
+    generator: torch.Generator | None,
+) -> Condition:
+    """Return what a Krylov space shows, of A or with a preconditioner; the round-off of that takes a product."""
+    target, M, power_of_target = _target(base, power, A, preconditioner)
+    component = component_quantile(target.shape[1], (1 - confidence) / 2, complex=A.domain.dtype.is_complex)
+    round_off, spent = 0.0, 0
+    if preconditioner is not None and num_matvecs > 1:
+        round_off, spent = amplified(base, preconditioner, power), 1
     ends = krylov_ends(
         target,
         M,
         start=target.domain.random(generator=generator),
-        num_matvecs=_DEFAULT_STEPS if num_matvecs is None else num_matvecs,
-        component=None if M is not None else component,
+        num_matvecs=num_matvecs - spent,
+        component=component if M is None and (spent or preconditioner is None) else None,
+        round_off=round_off,
     )
-    return _result(ends, target, power, A.shape[1], damping, confidence)
+    ends = replace(ends, num_matvecs=ends.num_matvecs + spent)
+    return _result(ends, target, power_of_target, min(A.shape), damping, confidence)
 
 
-def _check_preconditioner(A: Operator, M: Operator | None) -> None:
+def _check(A: Operator, damping: float, num_matvecs: int | None, confidence: float) -> None:
+    if not min(A.shape):
+        raise ValueError(f"condition: expected an operator with rows and columns, got {A!r}; κ is not defined")
+    if num_matvecs is not None:
+        if isinstance(num_matvecs, bool) or not isinstance(num_matvecs, (int, np.integer)):
+            raise TypeError(f"condition: num_matvecs should be an integer, got {num_matvecs!r}; use int(...)")
+        if num_matvecs < 1:
+            raise ValueError(f"condition: num_matvecs should be ≥ 1, got {num_matvecs}")
+    for name, value in (("confidence", confidence), ("damping", damping)):
+        if not isinstance(value, (int, float, np.number)):
+            raise TypeError(f"condition: {name} should be a number, got {value!r}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"condition: confidence should lie between 0 and 1, got {confidence}")
+    if not 0 <= damping < math.inf or (damping and not A.positive):
+        raise ValueError(f"condition: damping should be ≥ 0 and needs a positive operator, got {damping} for {A!r}")
+
+
+def _positive(A: Operator, M: LinearOperator | np.ndarray | None) -> Operator | None:
+    """Return a preconditioner as a positive operator like A; what is not ours is one because it was given as one."""
     if M is None:
-        return
-    if M.shape != A.shape or not M.positive:
-        raise ValueError(
-            f"condition: expected a positive preconditioner of shape {A.shape}, got {M!r} of shape {M.shape}; "
-            "declare it with positive=True"
-        )
+        return None
     if not A.positive:
         raise ValueError(f"condition: a preconditioner needs a positive operator, got {A!r}; declare positive=True")
+    if isinstance(M, np.ndarray):
+        found: Operator = Dense(torch.as_tensor(M, dtype=A.domain.dtype, device=A.domain.device), positive=True)
+    else:
+        found = as_operator(M, like=A, positive=not isinstance(M, Operator))
+    if not found.domain.matches(A.domain) or not found.positive:
+        raise ValueError(
+            f"condition: expected a positive preconditioner of shape {A.shape} on {A.domain}, got {found!r} of shape "
+            f"{found.shape} on {found.domain}; declare it with positive=True"
+        )
+    return found
 
 
-def _target(A: Operator, M: Operator | None) -> tuple[Operator, Operator | None, int]:
+def _target(base: Operator, power: int, A: Operator, M: Operator | None) -> tuple[Operator, Operator | None, int]:
     """Return the operator to project, a preconditioner left over, and the power that κ is of its own κ."""
-    left = A.sqrt if A.positive else None
-    right = None if M is None else M.sqrt
-    if left is not None:
-        if M is None:
-            return left.H, None, 2
-        if right is not None:
-            return left.H @ right, None, 2
-    elif right is not None:
-        return right.H @ A @ right, None, 1
-    return A, M, 1
+    if M is None:
+        return base, None, power
+    if M.sqrt is None:
+        return A, M, 1
+    return (base @ M.sqrt, None, 2) if power == 2 else (M.sqrt.H @ A @ M.sqrt, None, 1)
 
 
 def _result(ends: Ends, target: Operator, power: int, size: int, damping: float, confidence: float) -> Condition:
@@ -256,7 +298,7 @@ def _result(ends: Ends, target: Operator, power: int, size: int, damping: float,
         "largest": eigenvalue(largest),
         "smallest": eigenvalue(smallest),
         "noise_floor": u**power,
-        "confidence": 1.0 if ends.complete else confidence,
+        "confidence": 1.0 if ends.certain else confidence,
         "num_matvecs": ends.num_matvecs,
         "method": ends.method,
     }

@@ -1,4 +1,4 @@
-"""Probabilistic bounds against the distributions they are quantiles of, and against each other."""
+"""Probabilistic bounds against the distributions they are quantiles of."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from precondlab.krylov import golub_kahan, lanczos
 from precondlab.operators import Diagonal
-from precondlab.spectrum.bounds import beyond, component_quantile, dixon, kuczynski_wozniakowski
+from precondlab.spectrum.bounds import beyond, component_quantile
 
 FAMILIES = {
     "power": np.arange(1, 201.0) ** -2,
@@ -42,31 +42,12 @@ def test_the_enclosure_holds_whenever_the_start_has_the_component(family, steps,
     assert lower <= values.min() + 1e-13 and upper >= values.max() - 1e-13
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_enclosure_is_sharper_than_bounds_from_size_and_steps_alone(family):
-    values = FAMILIES[family]
-    A = Diagonal(torch.as_tensor(values))
-    start = A.domain.random()
-    *_, T = lanczos(A, start, num_matvecs=20)
-    nodes, vectors = T.eigh()
-    _, upper = beyond(nodes, T.offdiagonal, component_quantile(200, 0.05))
-    moment = (vectors[0] ** 2 @ nodes**39) ** (1 / 39)
-    assert upper <= nodes[-1] + kuczynski_wozniakowski(200, 20, 0.05) * values.max()
-    assert upper <= moment * dixon(200, 39, 0.05)
-
-
 @pytest.mark.parametrize("family", ["power", "linear"])
-def test_a_priori_bounds_fail_no_more_often_than_they_say(family):
+def test_the_enclosure_fails_no_more_often_than_its_component_says(family):
     values, steps, runs = FAMILIES[family], 6, 300
     A = Diagonal(torch.as_tensor(values))
-    failures = {"kw": 0, "dixon": 0, "beyond": 0}
+    component, failures = component_quantile(200, 0.2), 0
     for seed in range(runs):
         *_, T = lanczos(A, A.domain.random(generator=torch.Generator().manual_seed(seed)), num_matvecs=steps)
-        nodes, vectors = T.eigh()
-        spread = values.max() - values.min()
-        failures["kw"] += values.max() - nodes[-1] > kuczynski_wozniakowski(200, steps, 0.2) * spread
-        moment = (vectors[0] ** 2 @ nodes ** (2 * steps - 1)) ** (1 / (2 * steps - 1))
-        failures["dixon"] += values.max() > moment * dixon(200, 2 * steps - 1, 0.2)
-        failures["beyond"] += values.max() > beyond(nodes, T.offdiagonal, component_quantile(200, 0.2))[1] + 1e-12
-    allowed = 0.2 * runs + 4 * (0.16 * runs) ** 0.5
-    assert all(count <= allowed for count in failures.values()), failures
+        failures += values.max() > beyond(T.eigh()[0], T.offdiagonal, component)[1] + 1e-12
+    assert failures <= 0.2 * runs + 4 * (0.16 * runs) ** 0.5

@@ -4,6 +4,7 @@ import json
 import math
 from functools import partial
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from precondlab.operator import Operator
 from precondlab.operators import Dense, Diagonal, Gram, Identity, Kernel, VStack
 from precondlab.preconditioners import jacobi, multiplicative, nystrom
 from precondlab.spectrum import ConditionStatus
+from precondlab.testing import Faulty
 from precondlab.testing.gallery.factors import Reflections
 
 
@@ -142,6 +144,109 @@ def test_round_off_of_a_strong_preconditioner_without_a_factor_is_not_taken_for_
     assert result.status is ConditionStatus.SINGULAR and result.largest == pytest.approx(1, rel=1e-5)
 
 
+def symmetrized(Q, values):
+    matrix = (Q * torch.as_tensor(values)) @ Q.T
+    return (matrix + matrix.T) / 2
+
+
+@given(
+    seed=st.integers(0, 2**31), decades=st.floats(0, 11), near=st.booleans(), steps=st.sampled_from([None, 1, 4, 12])
+)
+def test_round_off_that_a_preconditioner_amplifies_is_allowed_for(seed, decades, near, steps):
+    """An exactly symmetric A and an M ≈ A⁻¹ without a factor against 50 digits."""
+    n, Q = 8, haar(8, seed)
+    eigenvalues = np.logspace(0, -decades, n)
+    distortion = 10 ** np.random.default_rng(seed).uniform(0, 1e-8 if near else 1, n)
+    A, M = symmetrized(Q, eigenvalues), symmetrized(Q, distortion / eigenvalues)
+    with mpmath.workdps(50):
+        L = mpmath.cholesky(mpmath.matrix(M.tolist()))
+        found = sorted(mpmath.eigsy(L.T * mpmath.matrix(A.tolist()) * L, eigvals_only=True))
+        truth = float(found[-1] / found[0])
+    result = pl.condition(Dense(A, positive=True), preconditioner=Dense(M, positive=True), num_matvecs=steps)
+    assert result.lower <= truth <= result.upper
+    if steps is None:
+        assert result.upper <= truth * (1 + 1e-13 * 10**decades + 1e-12)
+
+
+def test_an_exactly_symmetric_operator_is_not_refused_for_what_its_preconditioner_amplifies():
+    Q, eigenvalues = haar(50), np.logspace(0, -11, 50)
+    A, M = (Dense(symmetrized(Q, values), positive=True) for values in (eigenvalues, 1 / eigenvalues))
+    for steps in (None, 10, 60):
+        result = pl.condition(A, preconditioner=M, num_matvecs=steps)
+        assert result.lower <= 1 + 1e-3 and result.upper >= 1
+    through = pl.condition(A, approximate_inverse=M).check()
+    assert through.lower <= 1e11 * (1 + 1e-3) and through.upper >= 1e11 * (1 - 1e-3)
+
+
+class Counted(Operator):
+    """A positive matrix that counts."""
+
+    def __init__(self, matrix):
+        parent = Dense(matrix)
+        super().__init__(parent.domain, parent.domain, positive=True)
+        self.matrix = matrix
+
+    def _apply(self, V):
+        return self.matrix @ V
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    n=st.integers(1, 40),
+    decades=st.floats(0, 9),
+    budget=st.none() | st.integers(1, 80),
+    kind=st.sampled_from(["identity", "near", "factored", "far"]),
+    faulty=st.booleans(),
+)
+def test_an_approximate_inverse_of_any_quality_keeps_to_the_budget_and_the_truth(
+    seed, n, decades, budget, kind, faulty
+):
+    """However badly the solves go the interval holds κ, and what is not resolved is not called singular."""
+    eigenvalues = np.logspace(0, -decades, n) if n > 1 else np.ones(1)
+    Q, rng = haar(n, seed), np.random.default_rng(seed)
+    A: Operator = Counted(symmetrized(Q, eigenvalues))
+    A = Faulty(A, noise=1e-6) if faulty else A
+    near = 10 ** rng.uniform(-1, 1, n) / (eigenvalues if kind != "far" else eigenvalues[::-1].copy())
+    M = {
+        "identity": Identity(A.domain),
+        "near": Dense(symmetrized(Q, near), positive=True),
+        "factored": Kernel(Dense(Q * torch.as_tensor(near).sqrt())),
+        "far": Dense(symmetrized(Q, near), positive=True),
+    }[kind]
+    generator = torch.Generator().manual_seed(seed + 1)  # that of Q would start from eigenvectors
+    options = {} if budget is None else {"num_matvecs": budget}
+    result = pl.condition(A, approximate_inverse=M, generator=generator, confidence=1 - 1e-6, **options)
+    assert A.num_matvecs == result.num_matvecs <= (budget or 200)
+    truth, allowed = eigenvalues[0] / eigenvalues[-1], 1e-13 * 10**decades + 1e-12
+    assert result.lower <= truth * (1 + allowed) and truth <= result.upper * (1 + allowed)
+    if not faulty:
+        assert result.status in (ConditionStatus.OK, ConditionStatus.LOWER_BOUND)
+
+
+def test_bounds_that_contradict_what_was_found_are_dropped(monkeypatch):
+    """Start vectors are trusted to have more of an eigenvector than they have: bounds are false, and some show it."""
+    monkeypatch.setattr("precondlab.spectrum.through_inverse._component", lambda A, failure: 0.9)
+    v = torch.tensor([1e-5, 1.0, 10.0], dtype=torch.float64)
+    M = Diagonal(torch.tensor([1.0, 0.5, 0.9], dtype=torch.float64) / v)
+    for seed in range(20):
+        result = pl.condition(Diagonal(v), approximate_inverse=M, generator=torch.Generator().manual_seed(seed))
+        assert result.lower <= result.upper
+
+
+def test_a_singular_operator_has_an_approximate_inverse_too():
+    zero = pl.condition(Diagonal(torch.zeros(3, dtype=torch.float64)), approximate_inverse=Identity(pl.Space(3)))
+    assert zero.status is ConditionStatus.ZERO
+    one = symmetrized(haar(60), np.append(np.logspace(0, -3, 59), 0.0))
+    result = pl.condition(Dense(one, positive=True), approximate_inverse=Identity(pl.Space(60)))
+    assert result.upper == math.inf and not result.status.ok and result.lower > 1e3
+
+
+def test_damping_is_a_floor_of_an_approximate_inverse():
+    A = Diagonal(torch.cat([torch.logspace(0, -6, 100), torch.zeros(5)]).double())
+    result = pl.condition(A, approximate_inverse=Identity(A.domain), damping=1e-3, num_matvecs=60).check()
+    assert result.lower <= 1001 <= result.upper <= 1100
+
+
 class Disturbed(Operator):
     """A symmetric operator plus noise, or plus a skew part."""
 
@@ -162,6 +267,18 @@ def test_noise_in_the_products_widens_the_interval(num_matvecs):
     assert result.noise_floor > 1e-5
     assert result.lower <= truth <= result.upper
     assert pl.condition(positive(np.linspace(1, truth, 60))).noise_floor < 1e-11
+
+
+@given(seed=st.integers(0, 2**31), n=st.integers(2, 24), declared=st.booleans(), decades=st.floats(0, 12))
+def test_noise_is_seen_at_every_size(seed, n, declared, decades):
+    """Products that do not repeat certify nothing beyond their noise, and are not taken for asymmetry."""
+    generator = torch.Generator().manual_seed(seed)
+    matrix = positive(np.logspace(0, -decades, n), seed).matrix
+    A = Faulty(Dense((matrix + matrix.T) / 2, positive=declared), noise=1e-6, generator=generator)
+    result = pl.condition(A)
+    truth = 10.0**decades
+    assert result.confidence < 1 and result.noise_floor > 1e-8
+    assert result.lower <= truth <= result.upper
 
 
 @pytest.mark.parametrize("num_matvecs", [None, 25])
@@ -196,6 +313,13 @@ def test_zero_operator_is_named():
     assert not math.isnan(result.estimate)
 
 
+def test_a_positive_square_root_is_still_a_square_root():
+    """``A^½`` of a diagonal A is positive itself: M enters once, from one side."""
+    A, M = torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([1.0, 0.25, 0.2]).double()
+    for P in (Diagonal(M), Dense(torch.diag(M), positive=True)):
+        assert pl.condition(Diagonal(A), preconditioner=P).check().estimate == pytest.approx(2.0)
+
+
 @pytest.mark.parametrize("num_matvecs", [None, 11])
 @pytest.mark.parametrize("factored", [(True, True), (True, False), (False, True), (False, False)])
 def test_preconditioned_condition_is_that_of_MA(num_matvecs, factored):
@@ -218,10 +342,35 @@ def test_a_non_symmetric_operator_gets_the_ratio_of_its_singular_values():
     assert pl.condition(J, num_matvecs=2).lower <= 3.0
 
 
+@given(
+    seed=st.integers(0, 2**31), rows=st.integers(1, 8), columns=st.integers(1, 8), steps=st.none() | st.integers(1, 8)
+)
+def test_the_number_of_a_rectangular_operator_is_numpys(seed, rows, columns, steps):
+    """κ of a wide J of full rank is finite, and so is that of the smaller Gram operator; the larger one is singular."""
+    generator = torch.Generator().manual_seed(seed)
+    J = Dense(torch.randn(rows, columns, dtype=torch.float64, generator=generator))
+    truth = np.linalg.cond(J.matrix.numpy())
+    result = pl.condition(J, num_matvecs=steps, generator=generator, confidence=1 - 1e-6)
+    assert result.size == min(rows, columns)
+    assert result.lower <= truth * (1 + 1e-9) and truth <= result.upper * (1 + 1e-9)
+    if steps is None:
+        assert result.check().estimate == pytest.approx(truth, rel=1e-9)
+        for square, of in ((Gram(J), columns), (Kernel(J), rows)):
+            found = pl.condition(square)
+            if of > min(rows, columns):
+                assert found.status is ConditionStatus.SINGULAR and found.rank == min(rows, columns)
+            else:
+                assert found.check().estimate == pytest.approx(truth**2, rel=1e-8)
+
+
 def test_scipy_operators_are_taken():
     from scipy.sparse.linalg import aslinearoperator
 
     assert pl.condition(aslinearoperator(np.diag([1.0, 2.0]))).estimate == pytest.approx(2.0)
+    A = Diagonal(torch.tensor([1.0, 2.0], dtype=torch.float64))
+    for M in (np.diag([1.0, 0.25]), aslinearoperator(np.diag([1.0, 0.25]))):
+        assert pl.condition(A, preconditioner=M).check().estimate == pytest.approx(2.0)
+        assert pl.condition(A, approximate_inverse=M).check().estimate == pytest.approx(2.0)
 
 
 def test_an_operator_wrongly_declared_positive_is_refused():
@@ -243,11 +392,27 @@ def test_products_that_are_not_finite_name_the_product():
         ({"confidence": 1.0}, "confidence"),
         ({"damping": -1.0}, "damping"),
         ({"approximate_inverse": Diagonal(-torch.ones(2, dtype=torch.float64))}, "positive"),
+        ({"preconditioner": Diagonal(torch.ones(2))}, "float32"),
+        ({"preconditioner": np.ones((2, 3))}, "square"),
     ],
 )
 def test_bad_arguments_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         pl.condition(Diagonal(torch.tensor([1.0, 2.0], dtype=torch.float64)), **bad)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"num_matvecs": 2.0}, {"num_matvecs": True}, {"confidence": "high"}, {"damping": None}]
+)
+def test_arguments_of_a_wrong_type_are_refused(bad):
+    with pytest.raises(TypeError, match=next(iter(bad))):
+        pl.condition(Diagonal(torch.tensor([1.0, 2.0], dtype=torch.float64)), **bad)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (3, 0), (0, 3)])
+def test_an_operator_without_rows_or_columns_is_refused(shape):
+    with pytest.raises(ValueError, match="rows and columns"):
+        pl.condition(Dense(torch.zeros(shape, dtype=torch.float64)))
 
 
 def test_the_result_is_json():
