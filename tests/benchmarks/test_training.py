@@ -103,7 +103,7 @@ def test_every_way_trains(way):
 def test_random_features_solve_by_growing_width():
     found = Training(None, case="poisson-2d", way="random features", seed=1, processor=0.2).outcome()
     assert found["status"] == "done" and found["processor_seconds"] >= 0.2
-    assert found["curve"]["error"][-1] < 1e-8 and "width 125" in found["reason"]
+    assert found["curve"]["error"][-1] < 1e-8 and "width 250" in found["reason"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
