@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from precondlab.differentiation import watch
 from precondlab.differentiation.calculus import Pointwise
-from precondlab.differentiation.context import differentiable
-from precondlab.errors import NotDeterministic
+from precondlab.differentiation.context import ClosureModule, differentiable
 from precondlab.space import Space
 
 __all__ = ["Map"]
@@ -21,10 +21,6 @@ Residual = Callable[[dict[str, Tensor]], Any]
 BlockResidual = Callable[[dict[str, Tensor], Tensor], Tensor]
 Rows = Mapping[str, slice]
 
-_NOISY_IN_TRAINING = (
-    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.RReLU),
-)
 _EVALUATED_AT_ONCE = 2**16  # numbers of the widest layer, half a megabyte in float64
 _SAMPLE = 48  # rows per block on which routes are checked and memory is measured
 
@@ -52,9 +48,10 @@ class Map:
     Raises
     ------
     TypeError, ValueError
-        For empty or mixed parameters, unknown blocks, a residual that is not finite or not a tensor.
+        For empty or mixed parameters, unknown blocks, a residual that is not finite or not a tensor, rows that
+        depend on other points, layers in training mode, derivatives that torch does not have.
 
-    Cost: one evaluation at construction.
+    Cost: one evaluation at construction, and one of a few rows.
 
     >>> r = Map(lambda p: {"fit": p["a"] * torch.tensor([1.0, 2.0])}, {"a": torch.tensor(3.0)})
     >>> r.value, r.codomain.slices
@@ -74,6 +71,7 @@ class Map:
         self.params, self.frozen = _split_frozen(params)
         self.domain = Space.of(self.params)
         self._module: nn.Module | None = None
+        self._state: dict[str, Tensor] = {}
         self._whole: Residual | None = None
         self._parts: Mapping[str, BlockResidual] = {}
         if isinstance(residual, Mapping):
@@ -108,8 +106,8 @@ class Map:
                 f"Map.of_module: expected a torch module and a function, got {type(model).__name__} and "
                 f"{type(closure).__name__}"
             )
-        refuse_training_mode(model)
-        host = _ClosureModule(model, closure)
+        watch.refuse_training_mode(model)
+        host = ClosureModule(model, closure)
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError(
@@ -126,16 +124,23 @@ class Map:
         self.frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
         self.domain = Space.of(trainable)
         self._module = model
+        self._state = {}
         self._whole = residual
         self._parts = {}
         self.points = None
-        with self.buffers_unchanged():
-            self._build({}, weights or {})
+        self._build({}, weights or {})
         return self
 
     def _build(self, quadrature: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
         self._quadrature = {name: self._check_quadrature(name, weight) for name, weight in quadrature.items()}
-        blocks = self._evaluate(self.params)
+        for model in self._models():
+            watch.refuse_training_mode(model)
+        params, rows = watch.detached(self.params), self._spaced(2)
+        with self.buffers_unchanged():
+            with watch.watched():
+                blocks = self._evaluate(params)
+            if rows is not None:
+                watch.require_rows_apart(blocks, params, rows, lambda p: self._blocks(p, rows), self._evaluate)
         shapes = {name: block.shape for name, block in blocks.items()}
         self.codomain = Space(shapes, dtype=self.domain.dtype, device=self.domain.device)
         self.weights = self._check_weights(weights)
@@ -149,6 +154,8 @@ class Map:
                     f"Map: {bad} of {block.numel()} residual rows{where} are not finite; "
                     "check the points and parameters at which the residual is evaluated"
                 )
+        self._first = torch.cat([block.reshape(-1) for block in blocks.values()])
+        self._versions = watch.versions(self.params)
 
     # Evaluation ----------------------------------------------------------------------------
 
@@ -156,7 +163,7 @@ class Map:
         """Return the weighted residual ``[m]`` at a point: a dict, a flat vector, or the current one."""
         params = self.params if at is None else at if isinstance(at, Mapping) else self.domain.unravel(at)
         self.domain.ravel(params)  # raises if a block is missing or has the wrong shape
-        return torch.cat([block.reshape(-1) for block in self._evaluate(params).values()]) * self.scale()
+        return self.unweighted(params) * self.scale()
 
     @property
     def value(self) -> Tensor:
@@ -178,11 +185,7 @@ class Map:
         """Return the map restricted to a few rows of each block, or of one, and how many rows that is."""
         if self.points is None:
             return self.raw(None), self.codomain.size
-        rows = {
-            name: slice(0, len(x), max(1, -(-len(x) // _SAMPLE)))
-            for name, x in self.points.items()
-            if len(x) and block in (None, name)
-        }
+        rows = {name: part for name, part in (self._spaced(1) or {}).items() if block in (None, name)}
         count = sum(
             len(range(*part.indices(len(self.points[name])))) * self.rows_per_point(name) for name, part in rows.items()
         )
@@ -208,33 +211,53 @@ class Map:
         other.weights = self._check_weights({**self.weights, **weights})
         return other
 
-    @contextlib.contextmanager
-    def buffers_unchanged(self) -> Iterator[None]:
-        """Restore a module's buffers after the block and refuse a residual that changed them."""
-        buffers = dict(self._module.named_buffers()) if self._module is not None else {}
-        before = {name: value.clone() for name, value in buffers.items()}
-        changed = []
-        try:
-            yield
-        finally:
-            changed = [name for name, value in before.items() if not torch.equal(value, buffers[name])]
-            for name in changed:
-                buffers[name].copy_(before[name])
-        if changed:
-            raise NotDeterministic(
-                f"evaluating the residual changes the buffers {changed}; put the model in evaluation mode "
-                "(model.eval()) before building the map"
-            )
+    def fixed(self) -> Map:
+        """Return the same map with its own copies of points, frozen tensors and buffers, which nothing changes."""
+        other = object.__new__(Map)
+        other.__dict__.update(self.__dict__)
+        other.frozen = {name: value.detach().clone() for name, value in self.frozen.items()}
+        other._quadrature = {name: root.detach().clone() for name, root in self._quadrature.items()}
+        given = self.complete(self.params)
+        other._parts = {n: f.fixed(given) if isinstance(f, Pointwise) else f for n, f in self._parts.items()}
+        if self.points is not None:
+            other.points = {name: x.detach().clone().requires_grad_(x.requires_grad) for name, x in self.points.items()}
+        if self._module is not None:
+            buffers = {name: value.detach().clone() for name, value in self._module.named_buffers()}
+            other._state = {**other.frozen, **buffers}
+        return other
+
+    def unweighted(self, params: Params) -> Tensor:
+        """Return the residual ``[m]`` without block weights."""
+        return torch.cat([block.reshape(-1) for block in self._evaluate(params).values()])
+
+    def recalled(self, params: Params) -> Tensor | None:
+        """Return the unweighted residual ``[m]`` as at construction, if these are its parameters, not changed since."""
+        return self._first if watch.versions(params) == self._versions else None
+
+    def buffers_unchanged(self) -> contextlib.AbstractContextManager[None]:
+        """Restore the buffers of modules after a block and refuse a residual that changed them."""
+        return watch.buffers_unchanged(self._models())
 
     # Internals -----------------------------------------------------------------------------
 
     def _pointwise(self, block: str) -> bool:
         return isinstance(self._parts[block], Pointwise)
 
+    def _models(self) -> list[nn.Module]:
+        """Return the modules that the map is known to call."""
+        models = [self._module, *(f.model for f in self._parts.values() if isinstance(f, Pointwise))]
+        return list(dict.fromkeys(model for model in models if model is not None))
+
+    def _spaced(self, least: int) -> Rows | None:
+        """Return a few points of each block that has any, one in ``least`` at most."""
+        if self.points is None:
+            return None
+        return {name: slice(0, len(x), max(least, -(-len(x) // _SAMPLE))) for name, x in self.points.items() if len(x)}
+
     def _blocks(self, params: Params, rows: Rows | None) -> dict[str, Tensor]:
         with differentiable():
             if self._whole is not None:
-                out = self._whole(dict(params) if self._module is not None else self.complete(params))
+                out = self._whole({**params, **self._state} if self._module is not None else self.complete(params))
                 out = out if isinstance(out, Mapping) else {"": out}
                 return {name: self._check_block(name, block) for name, block in out.items()}
             blocks = {}
@@ -245,7 +268,7 @@ class Map:
 
     def _evaluate(self, params: Params) -> dict[str, Tensor]:
         """Return the blocks without their derivatives, from a limited number of points at once."""
-        params = {name: value.detach() for name, value in params.items()}
+        params = watch.detached(params)
         if self.points is None:
             return {name: block.detach() for name, block in self._blocks(params, None).items()}
         width = max((max(value.shape) for value in self.complete(params).values() if value.dim()), default=1)
@@ -267,8 +290,10 @@ class Map:
             part = slice(None) if rows is None else rows.get(name, slice(0, 0))
             if rows is None or name in rows:
                 root, function = self._quadrature.get(name), self._parts[name]
-                function = function.on(part) if isinstance(function, Pointwise) else function
-                yield name, function, x[part], None if root is None else root[part]
+                some = x[part]
+                if isinstance(function, Pointwise):
+                    function, some = function.on(part), some.detach()
+                yield name, function, some, None if root is None else root[part]
 
     def _check_block(self, name: str, block: Any, points: int | None = None) -> Tensor:
         where = f"the residual block {name!r}" if name else "the residual"
@@ -329,18 +354,6 @@ class Restriction:
         return torch.cat([block.reshape(-1) for block in self.map._blocks(params, self.rows).values()])
 
 
-class _ClosureModule(nn.Module):
-    """A module whose forward pass is the user's closure, so that ``functional_call`` can run it."""
-
-    def __init__(self, model: nn.Module, closure: Callable[[], Any]) -> None:
-        super().__init__()
-        self.model = model
-        self._closure = closure
-
-    def forward(self) -> Any:
-        return self._closure()
-
-
 def _require_functions(residual: object, points: object) -> None:
     """Raise unless a residual is a function of the parameters, or functions of parameters and points."""
     if isinstance(residual, nn.Module):
@@ -386,15 +399,3 @@ def _same_blocks(points: Mapping[str, Tensor] | None, residual: object) -> dict[
             f"points are given for {list(points or {})}; give points for each block"
         )
     return dict(points)
-
-
-def refuse_training_mode(model: nn.Module) -> None:
-    noisy = [
-        name or type(module).__name__
-        for name, module in model.named_modules()
-        if module.training and isinstance(module, _NOISY_IN_TRAINING) and getattr(module, "p", 1) > 0
-    ]
-    if noisy:
-        raise ValueError(
-            f"the model is in training mode and its layers {noisy} change from call to call; call model.eval() first"
-        )

@@ -28,7 +28,8 @@ def by_blocks(**options):
 def test_rows_evaluated_in_parts_are_the_whole(r):
     assert r.value.shape == (r.codomain.size,)
     assert torch.equal(r(), r(r.params))
-    assert torch.equal(r(), r(r.domain.ravel({k: v.detach() for k, v in r.params.items()})))
+    flat = r.domain.ravel({k: v.detach() for k, v in r.params.items()})
+    torch.testing.assert_close(r(flat), r(), rtol=1e-12, atol=1e-12)  # other places in memory, other round-off
     if r.chunkable:
         whole = r.raw(None)(dict(r.params))
         for name, part in r.codomain.slices.items():

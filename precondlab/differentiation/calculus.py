@@ -77,9 +77,27 @@ class Pointwise:
 
     def __init__(self, model: nn.Module, rows: Callable[..., Tensor], known: Tensor | None = None) -> None:
         self.model, self.rows, self.known = model, rows, known
+        self._state: dict[str, Tensor] = {}
 
     def __call__(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        return self.of(at(self.model, params), x)
+        return self.of(at(self.model, self.complete(params)), x)
+
+    def complete(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return some parameters with what is fixed of the model besides."""
+        return {**self._state, **params}
+
+    def fixed(self, given: Iterable[str]) -> Pointwise:
+        """Return the same with copies of the buffers, the numbers known, and all parameters but the given ones."""
+        given = set(given)
+        names: dict[Tensor, list[str]] = {}
+        for name, value in (
+            *self.model.named_parameters(remove_duplicate=False),
+            *self.model.named_buffers(remove_duplicate=False),
+        ):
+            names.setdefault(value, []).append(name)
+        fixed = Pointwise(self.model, self.rows, None if self.known is None else self.known.detach().clone())
+        fixed._state = {tied[0]: value.detach().clone() for value, tied in names.items() if not given & set(tied)}
+        return fixed
 
     def of(self, u: Field, x: Tensor) -> Tensor:
         """Return the rows of a field at all points."""
@@ -87,7 +105,11 @@ class Pointwise:
 
     def on(self, part: slice) -> Pointwise:
         """Return the same for some of the points."""
-        return self if self.known is None else Pointwise(self.model, self.rows, self.known[part])
+        if self.known is None:
+            return self
+        some = Pointwise(self.model, self.rows, self.known[part])
+        some._state = self._state
+        return some
 
 
 def partials(u: Field, x: Tensor, orders: Iterable[MultiIndex]) -> Known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -16,6 +17,7 @@ from precondlab.differentiation.graph import Graph
 from precondlab.differentiation.jets.route import Jets
 from precondlab.differentiation.memory import keep_freed
 from precondlab.differentiation.route import Route
+from precondlab.differentiation.watch import missing_derivative
 from precondlab.errors import NotDeterministic, WrongDerivative
 from precondlab.space import Space
 
@@ -45,11 +47,18 @@ def linearize(
     return make(function, params, space, memory_budget) if make.bounded else make(function, params, space)
 
 
-def choose(function: Function, params: Mapping[str, Tensor], space: Space, route: RouteName = "auto") -> str:
+def choose(
+    function: Function,
+    params: Mapping[str, Tensor],
+    space: Space,
+    route: RouteName = "auto",
+    *,
+    refused: Mapping[str, str] | None = None,
+) -> str:
     """Return the name of the fastest route whose products are right for this function.
 
     Each candidate is checked by :func:`verify`; one that fails is passed over and the reason
-    logged. The function may be a row sample of the one to be differentiated.
+    logged, as is one in ``refused`` (name → reason). The function may be a row sample of the one to be differentiated.
 
     Raises
     ------
@@ -67,7 +76,7 @@ def choose(function: Function, params: Mapping[str, Tensor], space: Space, route
     _require_dependence(function, params)
     reasons = []
     for name in ROUTES if route == "auto" else [route]:
-        reason = verify(name, function, params, space)
+        reason = (refused or {}).get(name) or verify(name, function, params, space)
         if reason is None:
             return name
         _log.info("route %r refused: %s", name, reason)
@@ -84,11 +93,17 @@ def _require_dependence(function: Function, params: Mapping[str, Tensor]) -> Non
     with differentiable():
         leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
         output = function(leaves)
-        gradients = (
-            torch.autograd.grad(output.sum(), list(leaves.values()), allow_unused=True)
-            if output.requires_grad
-            else [None]
-        )
+        try:
+            gradients = (
+                torch.autograd.grad(output.sum(), list(leaves.values()), allow_unused=True)
+                if output.requires_grad
+                else [None]
+            )
+        except RuntimeError as error:
+            missing = missing_derivative(error)
+            if missing is None:
+                raise
+            raise ValueError(f"the residual has no derivative in its parameters: {missing}") from error
     if all(gradient is None for gradient in gradients):
         raise ValueError(
             f"the residual does not depend on the parameters {list(params)}; compute it from the parameters that "
@@ -99,34 +114,38 @@ def _require_dependence(function: Function, params: Mapping[str, Tensor]) -> Non
 def verify(name: str, function: Function, params: Mapping[str, Tensor], space: Space) -> str | None:
     """Return why a route is wrong for a function, or None if it is right.
 
-    Tests, on fixed random vectors: a finite output that repeats bit for bit, the adjoint
+    Tests, on fixed random vectors: a finite output that repeats up to round-off, the adjoint
     identity ``⟨u, Jv⟩ = ⟨Jᵀu, v⟩``, and ``Jv`` against central differences. The last one is
-    needed: where torch differentiates a layer wrongly, both products can be wrong together.
+    needed: where torch differentiates a layer wrongly, both products can be wrong together. v is
+    scaled so that every parameter tensor contributes alike to ``Jv``, as ``Jᵀu`` tells: large ones
+    do not hide errors of small ones, down to ε^⅓ of the largest.
     """
     try:
         linearization = linearize(function, params, space, name)
         value = linearization.value
         v, u = _directions(value, params, space)
-        Jv, Jtu = linearization.jvp(v[:, None])[:, 0], linearization.vjp(u[:, None])[:, 0]
-    except (RuntimeError, NotImplementedError) as error:  # torch's way to say "not supported"
-        return f"not supported here ({str(error).splitlines()[0]})"
+        Jtu = linearization.vjp(u[:, None])[:, 0]
+        v, scale = _balanced(v, Jtu, u, space)
+        Jv = linearization.jvp(v[:, None])[:, 0]
+    except RuntimeError as error:  # torch's way to say "not supported", and that of jets
+        return f"not supported here ({missing_derivative(error) or str(error).splitlines()[0]})"
     once, again = _evaluate(function, params), _evaluate(function, params)
     if not once.isfinite().all():
         raise ValueError(
             f"the residual has {(~once.isfinite()).sum().item()} rows that are not finite at the point of "
             "linearization; check that point and the points at which the residual is evaluated"
         )
-    if not torch.equal(once, again) and not _close(once, again, 1e3 * space.eps):
+    slack = round_off(params, space, v, Jv)
+    if not torch.equal(once, again) and not close(once, again, 1e3 * space.eps, slack):
         raise NotDeterministic(
             "the residual gives two different values at the same parameters: draw random points once, "
             "outside the residual, and put the model in evaluation mode (model.eval())"
         )
-    if not _close(value, once, space.eps**0.5):
+    if not close(value, once, space.eps**0.5, slack):
         return "its value is not that of the residual"
     if not (Jv.isfinite().all() and Jtu.isfinite().all()):
         return "its products are not finite"
     mismatch = abs((u @ Jv - Jtu @ v).item())
-    scale = (u.norm() * Jv.norm() + Jtu.norm() * v.norm()).item()
     if mismatch > space.eps**0.5 * scale:
         return f"⟨u, Jv⟩ and ⟨Jᵀu, v⟩ differ by {mismatch / scale:.1e} relative"
     error = finite_difference_error(function, params, space, v, Jv)
@@ -169,5 +188,28 @@ def _evaluate(function: Function, params: Mapping[str, Tensor]) -> Tensor:
         return function(dict(params)).detach()
 
 
-def _close(a: Tensor, b: Tensor, rtol: float) -> bool:
-    return (a - b).norm().item() <= rtol * b.norm().item()
+def _balanced(v: Tensor, Jtu: Tensor, u: Tensor, space: Space) -> tuple[Tensor, float]:
+    """Return v with blocks scaled by ``1/‖(Jᵀu)_b‖``, and the size ``‖u‖‖Jv‖`` that its products then have."""
+    balanced, scale = v.clone(), 0.0
+    sizes = {name: Jtu[part].norm().item() for name, part in space.slices.items()}
+    largest = max(sizes.values())
+    if not 0 < largest < float("inf"):
+        return v, (u.norm() * v.norm()).item()
+    for name, part in space.slices.items():
+        size = sizes[name] if sizes[name] > space.eps ** (1 / 3) * largest else largest
+        balanced[part] /= size
+        scale += sizes[name] * balanced[part].norm().item()
+    return balanced, scale
+
+
+def round_off(params: Mapping[str, Tensor], space: Space, v: Tensor, Jv: Tensor) -> float:
+    """Return what a relative change of the parameters by a thousand ε may change in a residual.
+
+    A residual small by cancellation, as where training has converged, is known no better.
+    """
+    return 1e3 * space.eps * Jv.norm().item() * space.ravel(params).norm().item() / max(v.norm().item(), space.eps)
+
+
+def close(a: Tensor, b: Tensor, rtol: float, atol: float) -> bool:
+    """Return whether ``‖a − b‖ ≤ rtol ‖b‖ + atol``."""
+    return (a - b).norm().item() <= rtol * b.norm().item() + (atol if math.isfinite(atol) else 0.0)

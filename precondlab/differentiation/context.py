@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["differentiable"]
+__all__ = ["ClosureModule", "differentiable"]
 
 
 @contextlib.contextmanager
@@ -26,3 +28,15 @@ def differentiable() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+class ClosureModule(nn.Module):
+    """A module whose forward pass is the user's closure, so that ``functional_call`` can run it."""
+
+    def __init__(self, model: nn.Module, closure: Callable[[], Any]) -> None:
+        super().__init__()
+        self.model = model
+        self._closure = closure
+
+    def forward(self) -> Any:
+        return self._closure()

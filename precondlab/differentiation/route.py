@@ -31,6 +31,7 @@ class Route(ABC):
     """
 
     name: str
+    derived = False  # whether its value is computed in another way than by the function itself
     bounded = False  # whether it takes a memory_budget and keeps to it
     kept_fraction = 1.0  # of the rows, the part whose derivatives are kept between products
     space: Space

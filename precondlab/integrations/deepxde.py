@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from precondlab.differentiation.watch import refuse_training_mode
 from precondlab.integrations.hosted import Hosted, evaluating
-from precondlab.map import Map, refuse_training_mode
+from precondlab.map import Map
 from precondlab.training.monitor import SpectrumMonitor
 
 if TYPE_CHECKING:

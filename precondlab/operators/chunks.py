@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from precondlab.differentiation import ROUTES, Route, linearize
+from precondlab.differentiation.choose import close, round_off
 from precondlab.map import Map, Rows
 
 __all__ = ["Chunks"]
@@ -54,6 +55,26 @@ class Chunks:
             kept += largest * (rows.stop - rows.start)
             if whole or kept <= memory_budget - largest * step:
                 self._kept.append(self._linearize(points, share))
+
+    def wrong_value(self, expected: Tensor) -> str | None:
+        """Return why the unweighted residual that the kept routes know is not the expected one ``[m]``, or None.
+
+        Cost: none; one product if they are not equal up to ``√ε``.
+        """
+        space = self._map.domain
+        parts = list(zip(self.rows, self._kept, strict=False))
+        apart = [
+            (rows, route)
+            for (rows, _, _), route in parts
+            if not close(route.value, expected[rows], space.eps**0.5, 0.0)
+        ]
+        v = space.random()
+        for rows, route in apart:
+            slack = round_off(self._at, space, v, route.jvp(v[:, None])[:, 0])
+            if not close(route.value, expected[rows], space.eps**0.5, slack):
+                distance = (route.value - expected[rows]).norm() / expected[rows].norm()
+                return f"its value is not that of the residual: {distance:.1e} off in rows {rows.start} to {rows.stop}"
+        return None
 
     @property
     def rebuilt(self) -> float:

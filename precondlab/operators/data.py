@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from precondlab.map import refuse_training_mode
+from precondlab.differentiation.watch import refuse_training_mode
 
 __all__ = ["Batch", "Kept", "LossFn", "Reduction", "describe", "read", "require_number", "select"]
 

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from precondlab.differentiation import linearize
+from precondlab.differentiation import ROUTES, linearize
 from precondlab.differentiation.choose import RouteName, choose
-from precondlab.map import Map, refuse_training_mode
+from precondlab.differentiation.watch import refuse_training_mode
+from precondlab.map import Map
 from precondlab.operator import Operator
 from precondlab.operators.chunks import Chunks
 from precondlab.operators.plan import Flops, Option, Plan, seconds
@@ -80,8 +81,7 @@ class Jacobian(Operator):
         self.map = map
         self.at = _point(map, at)
         with map.buffers_unchanged():
-            self.route = choose(map.sample()[0], self.at, map.domain, route)
-            self._chunks = Chunks(map, self.at, self.route, memory_budget)
+            self.route, self._chunks = _routed(map, self.at, route, memory_budget, map.params if at is None else None)
         self._memory_budget = memory_budget
         self._matrix: Tensor | None = None
         self._scale = map.scale()
@@ -120,7 +120,7 @@ class Jacobian(Operator):
         view = self._view(self._rows, self.map, self._scale)
         view.at, view._matrix = _point(self.map, at), None
         with self.map.buffers_unchanged():
-            view._chunks = Chunks(self.map, view.at, self.route, self._memory_budget)
+            view._chunks = Chunks(self.map.fixed(), view.at, self.route, self._memory_budget)
         return view
 
     def plan(self, *, num_matvecs: int = 300) -> Plan:
@@ -289,9 +289,10 @@ def tangent(model: nn.Module, points: Tensor, **options: object) -> Jacobian:
     """
 
     def value(params: dict[str, Tensor], x: Tensor) -> Tensor:
-        return torch.func.functional_call(model, params, (x,))
+        return torch.func.functional_call(model, {**buffers, **params}, (x,))
 
     refuse_training_mode(model)
+    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     params = dict(model.named_parameters())
     return Jacobian(Map({"": value}, params, points={"": points}), **options)  # type: ignore[arg-type]
 
@@ -311,6 +312,23 @@ def _point(map: Map, at: Mapping[str, Tensor] | Tensor | None) -> dict[str, Tens
     if any(not value.isfinite().all() for value in point.values()):
         raise ValueError("Jacobian: the point of linearization has entries that are not finite")
     return point
+
+
+def _routed(
+    map: Map, at: dict[str, Tensor], asked: RouteName, memory_budget: int, current: Mapping[str, Tensor] | None
+) -> tuple[str, Chunks]:
+    """Return the fastest route that is right on a sample of the rows and knows the value of all, and its chunks."""
+    fixed, refused = map.fixed(), {}
+    while True:
+        route = choose(fixed.sample()[0], at, map.domain, asked, refused=refused)
+        chunks = Chunks(fixed, at, route, memory_budget)
+        known = None if current is None else map.recalled(current)
+        if not ROUTES[route].derived or (known is not None and chunks.wrong_value(known) is None):
+            return route, chunks
+        reason = chunks.wrong_value(fixed.unweighted(at))
+        if reason is None:
+            return route, chunks
+        refused[route] = reason
 
 
 def _pad(U: Tensor, part: slice, size: int) -> Tensor:

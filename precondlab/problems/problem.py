@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +30,6 @@ __all__ = ["Problem"]
 
 Equation = Callable[[Tensor, Field], Tensor]
 
-_KINKED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish)
 _EVALUATED_AT_ONCE = 4096  # points per evaluation of functions that are given, and of errors
 
 
@@ -156,7 +154,6 @@ class Problem:
         if like is None:
             raise ValueError(f"{self.name}: {type(model).__name__} has no parameters to be trained")
         self._check_model(model, like)
-        _warn_of_kinks(model, 1 if self.symbol is None else self.symbol.order)
         inner, volumes = (pool_points if adaptive else box_points)(self.domain, interior, rule=rule, seed=seed)
         inner = clustered(inner, self.domain, clusters or {})
         if adaptive:
@@ -260,17 +257,6 @@ class Problem:
         box = " × ".join(f"({a:.4g}, {b:.4g})" for a, b in self.domain)
         equation = f"{self.symbol} u = f" if self.linear else "nonlinear"
         return f"Problem({self.name}: {equation} on {box}, {', '.join(c.name for c in self.conditions)})"
-
-
-def _warn_of_kinks(model: nn.Module, order: int) -> None:
-    kinked = [name for name, module in model.named_modules() if isinstance(module, _KINKED)]
-    if kinked and order >= 2:
-        warnings.warn(
-            f"the layers {kinked} are of ReLU type: their second derivatives are zero, so an equation of order {order} "
-            "is not seen by the model; take a smooth activation, e.g. tanh or SiLU",
-            UserWarning,
-            stacklevel=3,
-        )
 
 
 def _at_points(function: Field, x: Tensor) -> Tensor:

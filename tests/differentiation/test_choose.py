@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from precondlab.differentiation import ROUTES, linearize
+from precondlab.differentiation.calculus import Pointwise
 from precondlab.differentiation.choose import choose, finite_difference_error, verify
 from precondlab.errors import NotDeterministic, WrongDerivative
 from precondlab.map import Map
+from precondlab.models import mlp
 from precondlab.operators import Jacobian, tangent
 from precondlab.space import Space
 
@@ -98,6 +100,23 @@ def test_consistently_wrong_derivatives_are_seen_by_finite_differences():
         choose(wrong, theta, space)
     assert all(f"{name}: " in str(error.value) for name in ROUTES)
     assert "write them from elementary operations" in str(error.value)
+
+
+def test_a_large_block_does_not_hide_a_wrong_small_one():
+    at = {"a": torch.tensor([1.0, 2.0], dtype=F64), "b": torch.tensor([0.5, -1.0], dtype=F64)}
+    with pytest.raises(WrongDerivative, match="away from finite differences"):
+        choose(lambda p: 1e4 * p["b"] + WrongTwice.apply(p["a"]), at, Space.of(at))
+    assert choose(lambda p: 1e4 * p["b"] + p["a"] ** 2, at, Space.of(at)) == "graph"
+
+
+def test_a_residual_that_is_small_by_cancellation_is_not_refused():
+    """Where training has converged, only round-off is left of the residual; two ways to compute it do not agree."""
+    model = mlp((1, 6, 1), seed=0)
+    params, x = dict(model.named_parameters()), torch.rand(20, 1, dtype=F64)
+    rows = Pointwise(model, lambda x, u, known: 1e4 * (u(x)[:, 0] - known), model(x)[:, 0].detach())
+    J = Jacobian(Map({"": rows}, params, points={"": x}))
+    assert J.value.norm() < 1e-9
+    assert J.route == "jets"
 
 
 def layer_norm_residual(functional):

@@ -163,7 +163,7 @@ def test_normalizations_of_torch_are_the_written_out_ones():
     assert relative(dense[1], dense[0]) <= 1e-12
 
 
-@pytest.mark.parametrize("activation", ["tanh", "gelu", "silu", "sigmoid", "softplus", "mish", nn.Softsign])
+@pytest.mark.parametrize("activation", ["tanh", "gelu", "silu", "sigmoid", "softplus", "mish", nn.Softsign, nn.ELU])
 @pytest.mark.parametrize("make", [pl.problems.poisson, pl.problems.burgers, pl.problems.kdv, pl.problems.helmholtz])
 def test_every_activation_and_problem(activation, make):
     problem = make()
@@ -336,15 +336,18 @@ class GainLayer(Layer):
         gradients[self.name] += (w * self.X.unsqueeze(2)).sum((0, 1, 3)).unsqueeze(1)
         return [self.g * w if wanted[0] else None]
 
+
+class GainLayerWithRows(GainLayer):
     def rows(self, w):
         return {self.name: (w * self.X).sum((0, 2)).unsqueeze(1)}
 
 
-def test_a_layer_of_ones_own_is_one_class(monkeypatch):
+@pytest.mark.parametrize("layer", [GainLayer, GainLayerWithRows])
+def test_a_layer_of_ones_own_is_one_class_with_three_methods(monkeypatch, layer):
     model = nn.Sequential(nn.Linear(2, 4), Gain(), nn.Tanh(), nn.Linear(4, 1)).double()
     r = pl.problems.poisson(dim=2).residual(model, interior=20, boundary=4)
     assert pl.Jacobian(r).route == "graph"
-    monkeypatch.setitem(LAYERS, Gain, lambda module, params, names: GainLayer(params[names[id(module.g)]], "1.g"))
+    monkeypatch.setitem(LAYERS, Gain, lambda module, params, names: layer(params[names[id(module.g)]], "1.g"))
     assert pl.Jacobian(r).route == "jets"
     check_against_graph(r, 1e-12)
 

@@ -14,7 +14,13 @@ from torch.fx.proxy import TraceError
 
 Derivatives = Callable[[Tensor, int], list[Tensor]]
 
-__all__ = ["SMOOTH", "Unsupported", "derivatives_of"]
+__all__ = ["SMOOTH", "UNREADABLE", "WITH_SETTINGS", "Unsupported", "derivatives_of"]
+
+#: What code raises that cannot work with the symbols of a trace, torch's and its own complaints.
+UNREADABLE = (
+    *(TraceError, RuntimeError, TypeError, ValueError, AttributeError),
+    *(LookupError, ArithmeticError, AssertionError),
+)
 
 
 class Unsupported(NotImplementedError):
@@ -48,9 +54,26 @@ def sigmoid(z: Tensor, order: int) -> list[Tensor]:
     return found
 
 
-def softplus(z: Tensor, order: int) -> list[Tensor]:
-    """``softplus′ = sigmoid``."""
-    return [nn.functional.softplus(z, threshold=700), *sigmoid(z, max(order - 1, 0))][: order + 1]
+def softplus(beta: float = 1.0, threshold: float = 20.0) -> Derivatives:
+    """``ln(1 + e^βz)/β``, ``softplus′ = sigmoid(βz)``; where ``βz`` is above the threshold, z itself, as in torch."""
+
+    def derivatives(z: Tensor, order: int) -> list[Tensor]:
+        scaled = beta * z
+        line, slopes = scaled > threshold, sigmoid(scaled, max(order - 1, 0))
+        known = [beta**r * slope.masked_fill(line, float(r == 0)) for r, slope in enumerate(slopes)]
+        return [nn.functional.softplus(z, beta, threshold), *known][: order + 1]
+
+    return derivatives
+
+
+def elu(alpha: float = 1.0) -> Derivatives:
+    """z for z > 0, else ``α (e^z − 1)``; for α ≠ 1 its slope jumps at 0."""
+
+    def derivatives(z: Tensor, order: int) -> list[Tensor]:
+        right, grown = z > 0, alpha * z.clamp(max=0).exp()
+        return [nn.functional.elu(z, alpha), *(grown.masked_fill(right, float(r == 0)) for r in range(order))]
+
+    return derivatives
 
 
 def silu(z: Tensor, order: int) -> list[Tensor]:
@@ -133,12 +156,9 @@ SMOOTH: dict[object, Derivatives] = {
     torch.sigmoid: sigmoid,
     nn.ReLU: relu,
     torch.relu: relu,
-    nn.functional.relu: relu,
     nn.SiLU: silu,
-    nn.functional.silu: silu,
     nn.GELU: gelu,
     nn.functional.gelu: gelu,
-    nn.Softplus: softplus,
     torch.sin: sin,
     torch.cos: cos,
     torch.exp: exp,
@@ -146,6 +166,14 @@ SMOOTH: dict[object, Derivatives] = {
     torch.sqrt: power(0.5),
     torch.rsqrt: power(-0.5),
     torch.reciprocal: power(-1.0),
+}
+
+#: Elementwise functions whose derivatives depend on arguments besides the first.
+WITH_SETTINGS: dict[object, Callable[..., Derivatives]] = {
+    nn.functional.softplus: softplus,
+    nn.functional.elu: lambda alpha=1.0, inplace=False: elu(alpha),
+    nn.functional.relu: lambda inplace=False: relu,
+    nn.functional.silu: lambda inplace=False: silu,
 }
 
 #: Elementwise modules that torch differentiates rightly to any order, if more slowly.
@@ -156,8 +184,10 @@ def derivatives_of(module: nn.Module) -> Derivatives | None:
     """Return the derivatives of an activation module, or None if it is not known to be smooth."""
     if isinstance(module, nn.GELU) and module.approximate != "none":
         return automatic(module)
-    if isinstance(module, nn.Softplus) and module.beta != 1:
-        return automatic(module)
+    if isinstance(module, nn.Softplus):
+        return softplus(module.beta, module.threshold)
+    if isinstance(module, nn.ELU):
+        return elu(module.alpha)
     if isinstance(module, _DERIVED):
         return automatic(module)
     return SMOOTH.get(type(module)) or SMOOTH.get(_only_call(module))
@@ -167,7 +197,7 @@ def _only_call(module: nn.Module) -> object:
     """Return the function that a module of one's own applies to its input, if that is all it does."""
     try:
         nodes = list(fx.Tracer().trace(module).nodes)
-    except (TraceError, TypeError, RuntimeError, ValueError):
+    except UNREADABLE:
         return None
     alone = [node.op for node in nodes] == ["placeholder", "call_function", "output"]
     return nodes[1].target if alone and nodes[1].args == (nodes[0],) and not nodes[1].kwargs else None

@@ -7,7 +7,7 @@ of k columns, ``[C, N, k, w]``. A layer of one's own is one class with ``primal`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from precondlab.differentiation.jets.activations import Derivatives, Unsupported
 from precondlab.differentiation.jets.algebra import JetAlgebra
 
-__all__ = ["Add", "Affine", "Concatenate", "Elementwise", "Fixed", "Layer", "Multiply", "Scale", "Select", "Sum"]
+__all__ = ["Add", "Affine", "Elementwise", "Layer", "Multiply", "Params", "Scale", "summed"]
 
 
 class Layer:
@@ -40,9 +40,9 @@ class Layer:
         """Return the adjoint of each wanted input; add those of the parameters that it names to ``gradients``."""
         raise NotImplementedError(f"{type(self).__name__} does not define adjoint")
 
-    def rows(self, w: Tensor) -> dict[str, Tensor]:
-        """Return each point's gradient for its own w ``[C, N, w]``: name → ``[N, *shape]``."""
-        return {}
+    def rows(self, w: Tensor) -> dict[str, Tensor] | None:
+        """Return each point's gradient for its own w ``[C, N, w]``: name → ``[N, *shape]``; None: by ``adjoint``."""
+        return None
 
     def augmented(self) -> tuple[tuple[str, ...], Tensor] | None:
         """Return names of parameters and inputs a ``[C, N, p]``: their gradients, side by side, are ``Σ w aᵀ``."""
@@ -290,93 +290,6 @@ class Scale(Layer):
         return (self.X,)
 
 
-@dataclass
-class Sum(Layer):
-    """``x ↦ Σ_j x_j``, or its mean, as one column."""
-
-    mean: bool
-
-    def primal(self, algebra: JetAlgebra, *inputs: Tensor) -> Tensor:
-        self.width = inputs[0].shape[-1]
-        return self._reduce(inputs[0])
-
-    def tangent(self, algebra: JetAlgebra, *tangents: Tensor | None, params: Params) -> Tensor | None:
-        return None if tangents[0] is None else self._reduce(tangents[0])
-
-    def adjoint(
-        self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
-    ) -> Sequence[Tensor | None]:
-        return [(w / self.width if self.mean else w).expand(*w.shape[:-1], self.width) if wanted[0] else None]
-
-    def _reduce(self, x: Tensor) -> Tensor:
-        return _total(x) / self.width if self.mean else _total(x)
-
-
-class Concatenate(Layer):
-    """Side by side in the last axis."""
-
-    def primal(self, algebra: JetAlgebra, *inputs: Tensor) -> Tensor:
-        self.widths = [x.shape[-1] for x in inputs]
-        return torch.cat(inputs, dim=-1)
-
-    def tangent(self, algebra: JetAlgebra, *tangents: Tensor | None, params: Params) -> Tensor | None:
-        like = next((t for t in tangents if t is not None), None)
-        if like is None:
-            return None
-        parts = [
-            like.new_zeros(*like.shape[:-1], width) if t is None else t
-            for t, width in zip(tangents, self.widths, strict=True)
-        ]
-        return torch.cat(parts, dim=-1)
-
-    def adjoint(
-        self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
-    ) -> Sequence[Tensor | None]:
-        pieces = w.split(self.widths, dim=-1)
-        return [piece if want else None for piece, want in zip(pieces, wanted, strict=True)]
-
-
-@dataclass
-class Select(Layer):
-    """Some columns of the last axis."""
-
-    columns: slice
-
-    def primal(self, algebra: JetAlgebra, *inputs: Tensor) -> Tensor:
-        self.width = inputs[0].shape[-1]
-        return inputs[0][..., self.columns]
-
-    def tangent(self, algebra: JetAlgebra, *tangents: Tensor | None, params: Params) -> Tensor | None:
-        return None if tangents[0] is None else tangents[0][..., self.columns]
-
-    def adjoint(
-        self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
-    ) -> Sequence[Tensor | None]:
-        if not wanted[0]:
-            return [None]
-        full = w.new_zeros(*w.shape[:-1], self.width)
-        full[..., self.columns] = w
-        return [full]
-
-
-@dataclass
-class Fixed(Layer):
-    """A function of x alone, given by its jets: features, masks, lifts."""
-
-    jets: Callable[[JetAlgebra, Tensor], Tensor]
-
-    def primal(self, algebra: JetAlgebra, *inputs: Tensor) -> Tensor:
-        return self.jets(algebra, inputs[0][0])
-
-    def tangent(self, algebra: JetAlgebra, *tangents: Tensor | None, params: Params) -> Tensor | None:
-        return None
-
-    def adjoint(
-        self, algebra: JetAlgebra, w: Tensor, *, wanted: Sequence[bool], gradients: Params
-    ) -> Sequence[Tensor | None]:
-        return [None]
-
-
 def _columns(p: Tensor) -> Tensor:
     """Return a block of changes ``[k, *shape]`` of a vector or a number as ``[k, w]``."""
     return p.reshape(len(p), -1)
@@ -389,9 +302,9 @@ def _gradient(products: Tensor, p: Tensor) -> Tensor:
 
 def _collapse(w: Tensor, width: int) -> Tensor:
     """Sum over a last axis that was broadcast."""
-    return w if w.shape[-1] == width else _total(w)
+    return w if w.shape[-1] == width else summed(w)
 
 
-def _total(x: Tensor) -> Tensor:
+def summed(x: Tensor) -> Tensor:
     """Sum over the last axis, the points again last in memory."""
     return x.movedim(1, -1).sum(-2, keepdim=True).movedim(-1, 1)

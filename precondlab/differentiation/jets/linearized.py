@@ -19,15 +19,17 @@ __all__ = ["Linearized", "Make", "Step"]
 Make = Callable[[dict[str, Tensor]], Layer]
 
 _ALIGNED = 64  # bytes
+_APART = 16  # points whose gradients are taken apart at once
 
 
 @dataclass(frozen=True)
 class Step:
-    """One layer: how to make it, which earlier results it takes, and whether θ enters at or before it."""
+    """One layer: how to make it, which earlier results it takes, and whether θ enters at or before it, or at it."""
 
     make: Make
     inputs: tuple[int, ...]
     trainable: bool
+    own: bool = False
 
 
 class Linearized:
@@ -91,28 +93,49 @@ class Linearized:
     def adjoint(self, w: Tensor, gradients: Params) -> None:
         """Add the adjoint of output weights ``[C, N, k, 1]`` to the parameters' blocks."""
         self._backward(
-            w, lambda layer, weight, wanted: layer.adjoint(self._algebra, weight, wanted=wanted, gradients=gradients)
+            w,
+            lambda _, layer, weight, wanted: layer.adjoint(self._algebra, weight, wanted=wanted, gradients=gradients),
         )
 
-    def rows(self, w: Tensor) -> dict[str, Tensor]:
-        """Return each point's gradient of its own output weights ``[C, N, 1]``: name → ``[N, *shape]``."""
+    def rows(self, w: Tensor, zeros: Callable[[int], Params]) -> dict[str, Tensor]:
+        """Return each point's gradient of its own output weights ``[C, N, 1]``: name → ``[N, *shape]``.
+
+        ``zeros`` makes blocks of columns of the parameters' shapes, for layers that only know their adjoint.
+        """
         collected: dict[str, Tensor] = {}
         ignored = _Ignore()
 
-        def visit(layer: Layer, weight: Tensor, wanted: Sequence[bool]) -> Sequence[Tensor | None]:
-            for name, value in layer.rows(weight.squeeze(2)).items():
-                collected[name] = collected[name] + value if name in collected else value
+        def visit(step: Step, layer: Layer, weight: Tensor, wanted: Sequence[bool]) -> Sequence[Tensor | None]:
+            if step.own:
+                own = layer.rows(weight.squeeze(2))
+                own = self._rows_by_adjoint(layer, weight, wanted, zeros) if own is None else own
+                for name, value in own.items():
+                    collected[name] = collected[name] + value if name in collected else value
             return layer.adjoint(self._algebra, weight, wanted=wanted, gradients=ignored)
 
         self._backward(w.unsqueeze(2), visit)
         return collected
+
+    def _rows_by_adjoint(
+        self, layer: Layer, w: Tensor, wanted: Sequence[bool], zeros: Callable[[int], Params]
+    ) -> dict[str, Tensor]:
+        """Return each point's gradient from adjoints of weights that are zero at all other points."""
+        C, N, _, width = w.shape
+        parts = []
+        for points in torch.arange(N, device=w.device).split(_APART):
+            apart = w.new_zeros(C, N, len(points), width)
+            apart[:, points, torch.arange(len(points), device=w.device)] = w[:, points, 0]
+            gradients = zeros(len(points))
+            layer.adjoint(self._algebra, apart, wanted=[False] * len(wanted), gradients=gradients)
+            parts.append(gradients)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def layers(self, w: Tensor) -> Iterator[tuple[tuple[str, ...], Tensor, Tensor]]:
         """Yield names, inputs ``[C, N, p]`` and adjoints ``[C, N, q]`` of linear layers for weights ``[C, N, 1]``."""
         found: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
         ignored = _Ignore()
 
-        def visit(layer: Layer, weight: Tensor, wanted: Sequence[bool]) -> Sequence[Tensor | None]:
+        def visit(step: Step, layer: Layer, weight: Tensor, wanted: Sequence[bool]) -> Sequence[Tensor | None]:
             known = layer.augmented()
             if known is not None:
                 found.append((*known, weight.squeeze(2)))
@@ -121,14 +144,16 @@ class Linearized:
         self._backward(w.unsqueeze(2), visit)
         yield from found
 
-    def _backward(self, w: Tensor, visit: Callable[[Layer, Tensor, Sequence[bool]], Sequence[Tensor | None]]) -> None:
+    def _backward(
+        self, w: Tensor, visit: Callable[[Step, Layer, Tensor, Sequence[bool]], Sequence[Tensor | None]]
+    ) -> None:
         weights: dict[int, Tensor] = {len(self._steps): w}
         for place in range(len(self._steps), 0, -1):
             step, weight = self._steps[place - 1], weights.pop(place, None)
             if weight is None or not step.trainable:
                 continue
             wanted = [i > 0 and self._steps[i - 1].trainable for i in step.inputs]
-            for i, part in zip(step.inputs, visit(self._layers[place - 1], weight, wanted), strict=True):
+            for i, part in zip(step.inputs, visit(step, self._layers[place - 1], weight, wanted), strict=True):
                 if part is not None:
                     weights[i] = weights[i] + part if i in weights else part
 

@@ -80,6 +80,7 @@ class Jets(Route):
     """
 
     name = "jets"
+    derived = True
     bounded = True
 
     def __init__(
@@ -93,13 +94,13 @@ class Jets(Route):
         if restriction is None or restriction.points is None:
             raise Unsupported("a residual that is not given block by block")
         self.space = space
-        everything = {name: value.detach() for name, value in restriction.complete(params).items()}
+        given = restriction.complete(params)
         self._groups: list[_Group] = []
         with torch.inference_mode(False):
             for name, rows, x, root in restriction.parts(function.rows):  # type: ignore[attr-defined]
                 if not isinstance(rows, Pointwise):
                     raise Unsupported(f"the block {name!r}, which is not a pl.Pointwise of one model")
-                for group in _groups(rows, everything, list(space.shapes), x, root):
+                for group in _groups(rows, rows.complete(given), list(space.shapes), x, root):
                     if not self._groups:  # blocks follow each other: one group at a time is worked on
                         memory_budget -= group.working_bytes
                     memory_budget = group.keep(memory_budget)
@@ -132,7 +133,9 @@ class Jets(Route):
         for group in self._groups:
             network, (C, S, N, c) = group.network(), group.slopes.shape
             rows = [
-                self._flat(network.rows(group.slopes[..., a].reshape(C, S * N, 1)), S * N).view(S, N, -1).sum(0)
+                self._flat(network.rows(group.slopes[..., a].reshape(C, S * N, 1), self._zeros), S * N)
+                .view(S, N, -1)
+                .sum(0)
                 for a in range(c)
             ]
             parts.append(torch.stack(rows, dim=1).reshape(len(group.value), self.space.size))
@@ -186,12 +189,11 @@ class NetworkOutputs(Route):
     name = "jets"
 
     def __init__(self, model: nn.Module, params: dict[str, Tensor], space: Space, inputs: Tensor) -> None:
-        complete = {name: p.detach() for name, p in model.named_parameters()} | params
         network = Network(model, list(space.shapes))
         algebra = JetAlgebra([])
         self.space = space
         self._sizes = [len(part) for part in inputs.split(_POINTS)]
-        self._parts = [network.linearize(complete, algebra, part) for part in inputs.split(_POINTS)]
+        self._parts = [network.linearize(params, algebra, part) for part in inputs.split(_POINTS)]
         outputs = torch.cat([part.value[0] for part in self._parts])
         self.shape = outputs.shape
         self.value = outputs.reshape(-1)
@@ -322,6 +324,8 @@ class _Given(KnownField):
     def apply(self, symbol: Symbol, x: Tensor) -> Tensor:
         key, constant = _key(symbol)
         value = constant * self(x).squeeze(1)
+        if key and key not in self._channels:
+            raise Unsupported("a residual that takes other derivatives at some points than at others")
         return value + self._jets[self._channels[key], self._place(x)] if key else value
 
     def _place(self, x: Tensor) -> int:
