@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from precondlab.differentiation import watch
 from precondlab.differentiation.calculus import Pointwise
-from precondlab.differentiation.context import ClosureModule, differentiable
+from precondlab.differentiation.context import ClosureModule, call, differentiable
 from precondlab.space import Space
 
 __all__ = ["Map"]
@@ -117,7 +117,7 @@ class Map:
 
         def residual(params: dict[str, Tensor]) -> Any:
             renamed = {f"model.{name}": value for name, value in params.items()}
-            return torch.func.functional_call(host, renamed, (), strict=False, tie_weights=True)
+            return call(host, renamed)
 
         self = cls.__new__(cls)
         self.params = trainable

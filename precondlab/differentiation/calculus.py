@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vjp
+from torch.func import vjp
 
+from precondlab.differentiation.context import call
 from precondlab.symbol import MultiIndex, Symbol
 
 __all__ = ["ClosedForm", "KnownField", "Pointwise", "apply", "at", "partials"]
@@ -40,17 +41,17 @@ class ClosedForm(KnownField):
         self.model, self.params = model, dict(params)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional_call(self.model, self.params, (x,))
+        return call(self.model, self.params, (x,))
 
     def apply(self, symbol: Symbol, x: Tensor) -> Tensor:
-        return functional_call(self.model, self.params, (x, symbol)).squeeze(-1)
+        return call(self.model, self.params, (x, symbol)).squeeze(-1)
 
 
 def at(model: nn.Module, params: Mapping[str, Tensor]) -> Field:
     """Return the field x ↦ u(x; θ), with its closed-form derivatives if the model has them."""
     if getattr(model, "differentiates", False):
         return ClosedForm(model, params)
-    return lambda x: functional_call(model, dict(params), (x,))
+    return lambda x: call(model, params, (x,))
 
 
 class Pointwise:

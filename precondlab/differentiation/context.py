@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["ClosureModule", "differentiable"]
+__all__ = ["ClosureModule", "call", "differentiable"]
 
 
 @contextlib.contextmanager
@@ -28,6 +28,31 @@ def differentiable() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def call(
+    model: nn.Module,
+    params: Mapping[str, Tensor],
+    arguments: tuple[Any, ...] = (),
+    keywords: Mapping[str, Any] | None = None,
+) -> Any:
+    """Return what a model returns with other parameters and buffers, given by their first names.
+
+    Tied parameters are exchanged under each name, but a module that is there twice once: torch would not restore it.
+
+    >>> layer = nn.Linear(1, 1, bias=False)
+    >>> twice = nn.Sequential(layer, layer)
+    >>> call(twice, {"0.weight": torch.tensor([[3.0]])}, (torch.ones(1, 1),))
+    tensor([[9.]])
+    """
+    first = {id(p): name for name, p in model.named_parameters()}
+    tied = {
+        name: params[first[id(p)]]
+        for prefix, module in model.named_modules()
+        for name, p in module.named_parameters(prefix, recurse=False, remove_duplicate=False)
+        if first[id(p)] in params
+    }
+    return torch.func.functional_call(model, {**params, **tied}, arguments, dict(keywords or {}), tie_weights=False)
 
 
 class ClosureModule(nn.Module):

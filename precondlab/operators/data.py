@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from precondlab.differentiation.context import call
 from precondlab.differentiation.watch import refuse_training_mode
 
 __all__ = ["Batch", "Kept", "LossFn", "Reduction", "describe", "read", "require_number", "select"]
@@ -43,16 +44,10 @@ class Batch:
 
     def outputs(self, model: nn.Module, params: dict[str, Tensor]) -> Any:
         """Return what the model returns for this batch; parameters that are not given are constants."""
-        values = {id(p): params.get(name, p.detach()) for name, p in model.named_parameters()}
-        every = {  # tied parameters under each name, but a module that appears twice once: torch would not restore it
-            name: values[id(p)]
-            for prefix, module in model.named_modules()
-            for name, p in module.named_parameters(prefix, recurse=False, remove_duplicate=False)
-        }
+        values = {name: params.get(name, p.detach()) for name, p in model.named_parameters()}
         if isinstance(self.inputs, Mapping):
-            return torch.func.functional_call(model, every, (), dict(self.inputs), tie_weights=False)
-        arguments = self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
-        return torch.func.functional_call(model, every, arguments, tie_weights=False)
+            return call(model, values, keywords=self.inputs)
+        return call(model, values, self.inputs if isinstance(self.inputs, tuple) else (self.inputs,))
 
     def rows(self, start: int, stop: int) -> Batch:
         """Return some of the samples; their share of the weight is the caller's business."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from precondlab.differentiation import ROUTES, linearize
 from precondlab.differentiation.choose import RouteName, choose
+from precondlab.differentiation.context import call
 from precondlab.differentiation.watch import refuse_training_mode
 from precondlab.map import Map
 from precondlab.operator import Operator
@@ -289,7 +290,7 @@ def tangent(model: nn.Module, points: Tensor, **options: object) -> Jacobian:
     """
 
     def value(params: dict[str, Tensor], x: Tensor) -> Tensor:
-        return torch.func.functional_call(model, {**buffers, **params}, (x,))
+        return call(model, {**buffers, **params}, (x,))
 
     refuse_training_mode(model)
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}

@@ -319,3 +319,18 @@ def test_mistakes_with_maps_are_named():
     assert weighted.value.shape == (3,)
     with pytest.raises(TypeError, match="dict of parameters or a flat tensor, got list"):
         Jacobian(weighted, at=[1.0])
+
+
+@pytest.mark.parametrize("route", ["jets", "graph", "functional", "dual"])
+def test_a_layer_that_is_there_twice_stays_the_layer_of_the_model(route):
+    layer = nn.Linear(2, 2, dtype=F64)
+    model = nn.Sequential(layer, nn.Tanh(), layer, nn.Tanh(), nn.Linear(2, 1, dtype=F64))
+    weight, x = layer.weight, torch.rand(5, 2, dtype=F64)
+    rows = pl.Pointwise(model, lambda x, u: u(x)[:, 0])
+    J = Jacobian(Map({"": rows}, dict(model.named_parameters()), points={"": x}), route=route)
+    closure = Jacobian(Map.of_module(model, lambda: model(x)))
+    assert layer.weight is weight and isinstance(weight, nn.Parameter)
+    torch.testing.assert_close(J.dense(), closure.dense())
+    step, theta = 1e-6 * J.domain.random(), J.map.domain.ravel(J.map.params).detach()
+    difference = (J.map(theta + step) - J.map(theta - step)) / 2
+    torch.testing.assert_close(J @ step, difference, rtol=1e-6, atol=1e-12)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from precondlab.differentiation.calculus import partials
+from precondlab.differentiation.context import call
 from precondlab.differentiation.jets.activations import (
     SMOOTH,
     UNREADABLE,
@@ -151,7 +152,7 @@ class Network:
         state = {name: params[self._names[id(p)]] for name, p in (*module.named_parameters(), *module.named_buffers())}
 
         def function(*arguments: object) -> Tensor:
-            return torch.func.functional_call(module, state, arguments)
+            return call(module, state, arguments)
 
         differentiates = getattr(module, "differentiates", False)
         return Fixed(lambda algebra, x: _fixed_jets(function, differentiates, algebra, x))
