@@ -222,8 +222,7 @@ class Map:
         if self.points is not None:
             other.points = {name: x.detach().clone().requires_grad_(x.requires_grad) for name, x in self.points.items()}
         if self._module is not None:
-            buffers = {name: value.detach().clone() for name, value in self._module.named_buffers()}
-            other._state = {**other.frozen, **buffers}
+            other._state = other.frozen | {n: b.detach().clone() for n, b in self._module.named_buffers()}
         return other
 
     def unweighted(self, params: Params) -> Tensor:

@@ -53,7 +53,10 @@ class Jacobian(Operator):
         As :func:`precondlab.differentiation.choose.choose`; ValueError also if the budget is
         too small for one row.
 
-    Cost: at construction one evaluation and what its derivative needs; a product ``Jv`` or ``Jᵀu`` is
+    Later changes of points, frozen weights and buffers do not reach it, except through what a function closes over.
+
+    Cost: at construction one evaluation and what its derivative needs, with ``jets`` one more evaluation if the point
+    is not that at which the map was made; a product ``Jv`` or ``Jᵀu`` is
     then two matrix products per layer (``jets``), or one or two backward passes (``graph``).
 
     >>> r = Map(lambda p: p["a"] ** 2, {"a": torch.tensor([1.0, 3.0])})
