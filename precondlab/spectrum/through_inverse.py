@@ -155,7 +155,7 @@ def _below(A: _Observed, M: Operator, start: Tensor, component: float, spread: f
     """
     inverse = Inverse(A, M, rtol=_RTOL)
     A.limit -= 1  # kept for the Ritz vector
-    K = KrylovSchur(inverse, start, capacity=max(A.limit, 0) + 1)
+    K = KrylovSchur(inverse, start, capacity=max(A.limit, 0) + 2)  # a step has a product or is refused one
     top, eps = 0.0, A.domain.eps
     try:
         while not (K.invariant or K.complete):
