@@ -183,7 +183,7 @@ def _case(known: Known, rng: np.random.Generator) -> Case:
     M = Dense(Q * scale**2 @ Q.mH, positive=True) if path == "M" else Kernel(Dense(Q * scale))
     if path == "inverse":
         return Case(path, A, _ratio(values + damping), slack, {"approximate_inverse": M, "damping": damping})
-    slack += 1e-14 * len(values) * known.norm / mu  # M is made from A in float64
+    slack += float(1e-14 * len(values) * known.norm / mu)  # M is made from A in float64
     return Case(path, A, _ratio(values / (values + mu)), slack, {"preconditioner": M})
 
 

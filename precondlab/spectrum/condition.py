@@ -278,7 +278,7 @@ def _target(base: Operator, power: int, A: Operator, M: Operator | None) -> tupl
 
 def _result(ends: Ends, target: Operator, power: int, size: int, damping: float, confidence: float) -> Condition:
     """Turn the ends of a target with eigenvalues ``value^power + damping`` into an interval for κ."""
-    values, (u, u_large) = ends.values, ends.round_off
+    values, (u, u_large) = ends.values, map(float, ends.round_off)
     largest, smallest = float(values[0]), float(values[-1])
     if target.positive and smallest < -u:
         raise NotPositive(
@@ -289,7 +289,7 @@ def _result(ends: Ends, target: Operator, power: int, size: int, damping: float,
     def eigenvalue(value: float) -> float:
         return max(value, 0.0) ** power + damping
 
-    low, high = ends.enclosure
+    low, high = map(float, ends.enclosure)
     above = values[values > u]
     singular = len(above) < len(values) and not damping
     floor = eigenvalue(low - u)
