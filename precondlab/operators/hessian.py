@@ -80,7 +80,7 @@ class Hessian(Operator):
         >>> Hessian.of_residual(Map(lambda p: p["a"] ** 2, {"a": a})).dense()  # of a⁴/2
         tensor([[54.]])
         """
-        evaluate, scale = residual.raw(None), residual.scale()
+        evaluate, scale = residual.fixed().raw(None), residual.scale()
         params = residual.params if at is None else at
         return cls(lambda values: 0.5 * (evaluate(values) * scale).square().sum(), params)
 
@@ -120,7 +120,7 @@ class Hessian(Operator):
         return self
 
     def _start(self, map: Map) -> None:
-        function = map.raw(None)
+        function = map.fixed().raw(None)
         require_number(map.value, "Hessian")
         self._build(map.params, map.domain, [lambda leaves: function(leaves).sum()], None)
 
