@@ -166,7 +166,7 @@ def _case(known: Known, rng: np.random.Generator) -> Case:
     path = str(rng.choice(list(_PATHS), p=list(_PATHS.values())))
     damping = float(rng.choice(_DAMPINGS)) * known.norm if A.positive else 0.0
     mu = known.norm * 10 ** rng.uniform(-6, -2)
-    slack = 1 + 2 * known.rtol
+    slack = 1 + 2 * float(known.rtol)
     if path == "forward" or not A.positive or A.shape[0] > _LARGEST:
         return Case("forward", A, _ratio(values + damping), slack, {"damping": damping})
     matrix = A.dense()
