@@ -36,7 +36,7 @@ def call(
     arguments: tuple[Any, ...] = (),
     keywords: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Return what a model returns with other parameters and buffers, given by their first names.
+    """Return what a model returns with other parameters and buffers, given by one of their names.
 
     Tied parameters are exchanged under each name, but a module that is there twice once: torch would not restore it.
 
@@ -45,14 +45,16 @@ def call(
     >>> call(twice, {"0.weight": torch.tensor([[3.0]])}, (torch.ones(1, 1),))
     tensor([[9.]])
     """
-    first = {id(p): name for name, p in model.named_parameters()}
-    tied = {
-        name: params[first[id(p)]]
+    known = dict(model.named_parameters(remove_duplicate=False))
+    given = {id(p): params[name] for name, p in known.items() if name in params}
+    exchanged = {
+        name: given[id(p)]
         for prefix, module in model.named_modules()
         for name, p in module.named_parameters(prefix, recurse=False, remove_duplicate=False)
-        if first[id(p)] in params
+        if id(p) in given
     }
-    return torch.func.functional_call(model, {**params, **tied}, arguments, dict(keywords or {}), tie_weights=False)
+    exchanged |= {name: value for name, value in params.items() if name not in known}
+    return torch.func.functional_call(model, exchanged, arguments, dict(keywords or {}), tie_weights=False)
 
 
 class ClosureModule(nn.Module):
