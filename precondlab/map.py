@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -225,9 +225,9 @@ class Map:
             other._state = other.frozen | {n: b.detach().clone() for n, b in self._module.named_buffers()}
         return other
 
-    def unweighted(self, params: Params) -> Tensor:
-        """Return the residual ``[m]`` without block weights."""
-        return torch.cat([block.reshape(-1) for block in self._evaluate(params).values()])
+    def unweighted(self, params: Params, blocks: Collection[str] | None = None) -> Tensor:
+        """Return the residual ``[m]`` without block weights; of a map with points, some blocks if they are named."""
+        return torch.cat([block.reshape(-1) for block in self._evaluate(params, blocks).values()])
 
     def recalled(self, params: Params) -> Tensor | None:
         """Return the unweighted residual ``[m]`` as at construction, if these are its parameters, not changed since."""
@@ -265,7 +265,7 @@ class Map:
                 blocks[name] = block if root is None else block * root.reshape(-1, *[1] * (block.dim() - 1))
             return blocks
 
-    def _evaluate(self, params: Params) -> dict[str, Tensor]:
+    def _evaluate(self, params: Params, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Return the blocks without their derivatives, from a limited number of points at once."""
         params = watch.detached(params)
         if self.points is None:
@@ -273,7 +273,7 @@ class Map:
         width = max((max(value.shape) for value in self.complete(params).values() if value.dim()), default=1)
         size = max(16, _EVALUATED_AT_ONCE // width)
         blocks = {}
-        for name, x in self.points.items():
+        for name, x in self.points.items() if names is None else [(n, self.points[n]) for n in names]:
             starts = range(0, max(1, len(x)), size)
             parts = [self._blocks(params, {name: slice(s, s + size)})[name].detach() for s in starts]
             blocks[name] = torch.cat(parts)

@@ -47,6 +47,17 @@ def linearize(
     return make(function, params, space, memory_budget) if make.bounded else make(function, params, space)
 
 
+def values(
+    function: Function, params: Mapping[str, Tensor], space: Space, route: str, *, memory_budget: int = 2**30
+) -> Function:
+    """Return the function as the route of the given name evaluates it, at any parameters and without derivatives.
+
+    Points and whatever else it depends on should stay as they are while it is used.
+    """
+    keep_freed()
+    return ROUTES[route].values(function, params, space, memory_budget)
+
+
 def choose(
     function: Function,
     params: Mapping[str, Tensor],

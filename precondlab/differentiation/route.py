@@ -46,6 +46,17 @@ class Route(ABC):
         memory_budget: int = 2**30,
     ) -> None: ...
 
+    @classmethod
+    def values(
+        cls,
+        function: Callable[[dict[str, Tensor]], Tensor],
+        params: Mapping[str, Tensor],
+        space: Space,
+        memory_budget: int = 2**30,
+    ) -> Callable[[dict[str, Tensor]], Tensor]:
+        """Return the function, to be evaluated at many points; all else that it depends on should stay as it is."""
+        return lambda params: function(params).detach()
+
     @abstractmethod
     def jvp(self, V: Tensor) -> Tensor:
         """Return ``J V`` ``[m k]``."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from precondlab.differentiation import linearize
-from precondlab.differentiation.choose import choose
+from precondlab.differentiation import ROUTES, linearize
+from precondlab.differentiation import values as values_by
+from precondlab.differentiation.choose import choose, close, round_off
 from precondlab.errors import Breakdown
 from precondlab.map import Map
 
-__all__ = ["compressed", "finite", "reduced_rows", "routes", "row_norms", "weighted_rows", "whole_bytes"]
+__all__ = ["compressed", "finite", "reduced_rows", "routes", "row_norms", "values", "weighted_rows", "whole_bytes"]
 
 _COPIES = 4  # of the rows that exist while they are reduced
 
@@ -20,18 +21,86 @@ _COPIES = 4  # of the rows that exist while they are reduced
 def routes(residual: Map) -> dict[str, str]:
     """Return the fastest right way to differentiate each block; one for all if the map is one function.
 
+    A way with values of its own has to have those of the map, at all points.
+
     Raises
     ------
     Breakdown
         If the residual is not finite.
 
-    Cost: that of :func:`~precondlab.differentiation.choose.choose` for every block.
+    Cost: that of :func:`~precondlab.differentiation.choose.choose` for every block, and two evaluations.
     """
     at = {name: value.detach() for name, value in residual.params.items()}
-    finite(residual.value, residual)
+    expected = finite(residual.value, residual)
     if residual.points is None:
         return dict.fromkeys(residual.codomain.shapes, choose(residual.raw(None), at, residual.domain))
-    return {name: choose(residual.sample(name)[0], at, residual.domain) for name in residual.points}
+    known = {}
+    for name in residual.points:
+        sample = residual.sample(name)[0]
+        known[name] = choose(sample, at, residual.domain)
+        if ROUTES[known[name]].derived and (reason := _wrong(residual, name, known[name], expected)):
+            known[name] = choose(sample, at, residual.domain, refused={known[name]: reason})
+    return known
+
+
+def _wrong(residual: Map, block: str, route: str, expected: Tensor) -> str | None:
+    """Return why a block's values by a route are not the expected ones, up to round-off, or None."""
+    space, rows = residual.domain, residual.codomain.slices[block]
+    at, whole = {name: value.detach() for name, value in residual.params.items()}, residual.raw({block: slice(None)})
+    try:
+        found = values_by(whole, at, space, route)(at) * residual.scale()[rows]
+    except RuntimeError as error:
+        return str(error)
+    if close(found, expected[rows], space.eps**0.5, 0.0):
+        return None
+    v = space.random()
+    Jv = linearize(whole, at, space, route).jvp(v[:, None])[:, 0] * residual.scale()[rows]
+    right = close(found, expected[rows], space.eps**0.5, round_off(at, space, v, Jv))
+    return None if right else "its value is not that of the residual"
+
+
+def values(
+    residual: Map, known: Mapping[str, str] | None = None, *, memory_budget: int = 2**30
+) -> Callable[[Tensor], Tensor]:
+    """Return ``θ ↦ r(θ)``, ``[n] → [m]``, for many θ while the points and all that is fixed of the map stay.
+
+    Blocks whose route has values of its own take those, others the map's: up to round-off they are the same.
+
+    Parameters
+    ----------
+    known
+        What :func:`routes` returns.
+    memory_budget
+        Bytes for what is kept between evaluations.
+
+    Cost: a trace of every model with values of its own, and the rows at two points of every block.
+
+    >>> a = torch.tensor([1.0, 2.0])
+    >>> values(Map(lambda p: p["a"] ** 2, {"a": a}))(torch.tensor([2.0, 3.0]))
+    tensor([4., 9.])
+    """
+    known = routes(residual) if known is None else known
+    derived = {name: route for name, route in known.items() if ROUTES[route].derived}
+    if residual.points is None or not derived:
+        return residual
+    space, scale, slices = residual.domain, residual.scale(), residual.codomain.slices
+    at = {name: value.detach() for name, value in residual.params.items()}
+    ways: list[tuple[list[str], Callable[..., Tensor]]] = []
+    for route in dict.fromkeys(derived.values()):
+        names = [name for name in slices if derived.get(name) == route]
+        function = residual.raw(dict.fromkeys(names, slice(None)))
+        ways.append((names, values_by(function, at, space, route, memory_budget=memory_budget)))
+    if rest := [name for name in slices if name not in derived]:
+        ways.append((rest, lambda params: residual.unweighted(params, rest)))
+
+    def value(theta: Tensor) -> Tensor:
+        params, parts = space.unravel(theta), {}
+        for names, way in ways:
+            sizes = [slices[name].stop - slices[name].start for name in names]
+            parts |= zip(names, way(params).split(sizes), strict=True)
+        return torch.cat([parts[name] for name in slices]) * scale
+
+    return value
 
 
 def weighted_rows(residual: Map, known: Mapping[str, str] | None, memory_budget: int) -> Iterator[Tensor]:

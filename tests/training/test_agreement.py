@@ -8,6 +8,7 @@ import torch
 import precondlab as pl
 from precondlab.errors import Breakdown
 from precondlab.preconditioners import jacobi
+from precondlab.training.optimizers.agreement import agreement
 
 X = torch.linspace(0, 1, 30, dtype=torch.float64)[:, None]
 
@@ -75,24 +76,56 @@ def parameters_of(model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backward", [True, False])
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
-def test_another_loss_is_refused_before_anything_moves(kind, wrong):
+def test_another_loss_is_refused_before_anything_moves(kind, backward, wrong):
     model, optimizer = make(kind)
     before, state = parameters(model), copy.deepcopy(optimizer.solver)
     with pytest.raises(ValueError, match=r"closure's loss is .* build the Map from the model"):
-        optimizer.step(closure(model, wrong))
+        optimizer.step(closure(model, wrong, backward=backward))
     assert torch.equal(parameters(model), before)
     assert str(state) == str(optimizer.solver)
+    assert backward or all(p.grad is None for p in model.parameters())
+
+
+def numbers(run):
+    """Return a closure that returns a bare number, without a graph."""
+    return lambda: run().item()
 
 
 @pytest.mark.parametrize("wrong", [WRONG["points"], WRONG["penalty"]])
-def test_without_gradients_the_multiple_must_stay_the_same(wrong):
+def test_of_a_bare_number_the_multiple_must_stay_the_same(wrong):
     model, optimizer = make()
-    optimizer.step(closure(model, wrong, backward=False))
+    run = numbers(closure(model, wrong, backward=False))
+    optimizer.step(run)
     before = parameters(model)
     with pytest.raises(ValueError, match="in the first step it was"):
-        optimizer.step(closure(model, wrong, backward=False))
+        optimizer.step(run)
     assert torch.equal(parameters(model), before)
+
+
+def test_the_graph_of_the_loss_is_left():
+    model, optimizer = make()
+    loss = mean(model)
+    with torch.no_grad():
+        assert agreement(lambda: loss, optimizer, None).proved
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_graph_that_the_closure_used_up_proves_nothing():
+    model, optimizer = make()
+
+    def run():
+        loss = mean(model)
+        torch.autograd.grad(loss, list(model.parameters()))
+        return loss
+
+    twin, alone = make()
+    for _ in range(3):
+        optimizer.step(run)
+        alone.step()
+    assert torch.equal(parameters(model), parameters(twin))
 
 
 def test_every_map_is_compared_anew():
@@ -146,7 +179,7 @@ def test_a_closure_may_add_to_gradients_that_are_there():
 def test_gradients_that_were_there_are_not_taken_for_the_closures():
     model, optimizer = make()
     mean(model).backward()
-    run = closure(model, WRONG["points"], backward=False, zero=False)
+    run = numbers(closure(model, WRONG["points"], backward=False, zero=False))
     optimizer.step(run)
     with pytest.raises(ValueError, match="in the first step it was"):
         optimizer.step(run)

@@ -1,6 +1,7 @@
 """Levenberg–Marquardt: its steps against dense least squares, its rule, and the torch.optim protocol."""
 
 import copy
+import itertools
 import math
 
 import numpy as np
@@ -151,6 +152,39 @@ def test_the_learning_rate_is_a_factor_of_the_step():
     assert other.diagnostics.length == pytest.approx(0.25 * one.diagnostics.length)
     assert other.diagnostics.ratio == one.diagnostics.ratio
     assert other.diagnostics.reached == pytest.approx(0.5 * part.value.square().sum().item())
+
+
+def valley():
+    """Rosenbrock's function on the floor of its valley: the first step follows it, the chord to its end does not."""
+    a = torch.tensor([-1.2, 1.44], dtype=torch.float64, requires_grad=True)
+    return pl.Map(lambda p: torch.stack([10 * (p["a"][1] - p["a"][0] ** 2), 1 - p["a"][0]]), {"a": a})
+
+
+def test_a_fraction_of_a_step_that_does_not_reduce_the_loss_is_not_taken():
+    whole, part = pl.optim.LevenbergMarquardt(valley()), pl.optim.LevenbergMarquardt(valley(), lr=0.25)
+    before = whole.point()
+    for optimizer in (whole, part):
+        optimizer.step()
+    chord = before + 0.25 * (whole.point() - before)
+    assert whole.residual(chord).norm() > whole.residual(before).norm()
+    assert torch.equal(part.point(), whole.point()) and part.diagnostics == whole.diagnostics
+    losses = [part.step().item() for _ in range(20)]
+    assert all(later < earlier for earlier, later in itertools.pairwise(losses))
+
+
+def test_a_schedule_may_end_at_zero_but_not_exceed_the_whole_step():
+    optimizer = pl.optim.LevenbergMarquardt(valley())
+    before, (group,), state = optimizer.point(), optimizer.param_groups, copy.deepcopy(optimizer.solver)
+    for lr in (1.5, -0.5, math.nan):
+        group["lr"] = lr
+        with pytest.raises(ValueError, match="fraction of the step found and should be at most 1, got"):
+            optimizer.step()
+        assert torch.equal(optimizer.point(), before) and optimizer.solver == state
+    group["lr"] = 0.0
+    optimizer.step()
+    assert torch.equal(optimizer.point(), before) and optimizer.diagnostics.length == 0
+    with pytest.raises(ValueError, match="should be at most 1, got 2"):
+        pl.optim.LevenbergMarquardt(valley(), lr=2.0)
 
 
 def test_the_solver_is_loaded_with_the_state():

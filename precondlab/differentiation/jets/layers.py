@@ -2,21 +2,24 @@
 
 Jets of a layer's output are ``[C, N, w]`` (channels, points, width); tangents and adjoints carry a block
 of k columns, ``[C, N, k, w]``. A layer of one's own is one class with ``primal``, ``tangent`` and
-``adjoint``; each is called with jets or, for inputs that do not depend on the parameters, None.
+``adjoint``; each is called with jets or, for inputs that do not depend on the parameters, None. Where only the
+value is asked for, ``channels`` and ``some`` may leave out what nobody takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from precondlab.differentiation.jets import sparse
 from precondlab.differentiation.jets.activations import Derivatives, Unsupported
 from precondlab.differentiation.jets.algebra import JetAlgebra
+from precondlab.differentiation.jets.sparse import Jet
 
-__all__ = ["Add", "Affine", "Elementwise", "Layer", "Multiply", "Params", "Scale", "summed"]
+__all__ = ["Add", "Affine", "Channelwise", "Elementwise", "Layer", "Multiply", "Params", "Scale", "summed"]
 
 
 class Layer:
@@ -52,12 +55,28 @@ class Layer:
         """Return the tensors kept between passes."""
         return ()
 
+    def channels(self, algebra: JetAlgebra, wanted: Iterable[int]) -> Iterable[int]:
+        """Return the channels of the inputs that some channels of the output are made of, the value among them."""
+        return range(algebra.size)
+
+    def some(self, algebra: JetAlgebra, wanted: Iterable[int], *inputs: Jet) -> Jet:
+        """Return some channels of the output, keeping nothing."""
+        whole = self.primal(algebra, *(sparse.dense(algebra, jet) for jet in inputs))
+        return {k: whole[k] for k in wanted}
+
+
+class Channelwise(Layer):
+    """A layer that maps every channel by itself: linear, but for a shift of the value."""
+
+    def channels(self, algebra: JetAlgebra, wanted: Iterable[int]) -> Iterable[int]:
+        return wanted
+
 
 Params = dict[str, Tensor]  # blocks of columns ``[k, *shape]`` under the parameters' names
 
 
 @dataclass
-class Affine(Layer):
+class Affine(Channelwise):
     """``x ↦ W x + b``; the bias moves the value only.
 
     Results lie in memory as ``[k, w, C, N]``, the points last: matrix products are fastest with wide results.
@@ -143,6 +162,13 @@ class Affine(Layer):
     def kept(self) -> Sequence[Tensor]:
         return (self.X,)
 
+    def some(self, algebra: JetAlgebra, wanted: Iterable[int], *inputs: Jet) -> Jet:
+        (X,) = inputs
+        Z = {k: (self.weight @ X[k].T).T for k in wanted if k in X}
+        if self.bias is not None:
+            Z[0] += self.bias
+        return Z
+
 
 @dataclass
 class Elementwise(Layer):
@@ -167,6 +193,12 @@ class Elementwise(Layer):
 
     def kept(self) -> Sequence[Tensor]:
         return (self.slope,)
+
+    def channels(self, algebra: JetAlgebra, wanted: Iterable[int]) -> Iterable[int]:
+        return sparse.below(algebra, wanted)
+
+    def some(self, algebra: JetAlgebra, wanted: Iterable[int], *inputs: Jet) -> Jet:
+        return sparse.compose(algebra, wanted, self.derivatives, *inputs)
 
 
 class Multiply(Layer):
@@ -202,9 +234,15 @@ class Multiply(Layer):
     def kept(self) -> Sequence[Tensor]:
         return self.u, self.v
 
+    def channels(self, algebra: JetAlgebra, wanted: Iterable[int]) -> Iterable[int]:
+        return sparse.below(algebra, wanted)
+
+    def some(self, algebra: JetAlgebra, wanted: Iterable[int], *inputs: Jet) -> Jet:
+        return sparse.multiply(algebra, wanted, *inputs)
+
 
 @dataclass
-class Add(Layer):
+class Add(Channelwise):
     """``(u, v) ↦ a u + b v``: skip connections, scalings (one input) and shifts."""
 
     factors: Sequence[float]
@@ -237,9 +275,15 @@ class Add(Layer):
             total = total + factor * x
         return total
 
+    def some(self, algebra: JetAlgebra, wanted: Iterable[int], *inputs: Jet) -> Jet:
+        parts = {k: [f * x[k] for f, x in zip(self.factors, inputs, strict=True) if k in x] for k in wanted}
+        total = {k: part[0] if len(part) == 1 else part[0] + part[1] for k, part in parts.items() if part}
+        total[0] = total[0] + self.shift
+        return total
+
 
 @dataclass
-class Scale(Layer):
+class Scale(Channelwise):
     """``x ↦ g x + b`` with g and b of length 1 or as wide as x."""
 
     weight: Tensor | None
@@ -278,6 +322,13 @@ class Scale(Layer):
 
     def rows(self, w: Tensor) -> dict[str, Tensor]:
         return {name: _gradient(products, p) for name, p, products in self._parts(w, self.X)}
+
+    def some(self, algebra: JetAlgebra, wanted: Iterable[int], *inputs: Jet) -> Jet:
+        (X,) = inputs
+        Z = {k: X[k] if self.weight is None else self.weight * X[k] for k in wanted if k in X}
+        if self.bias is not None:
+            Z[0] = Z[0] + self.bias
+        return Z
 
     def _parts(self, w: Tensor, X: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield each parameter with the products of w that, summed, are its gradient."""

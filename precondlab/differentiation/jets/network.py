@@ -65,8 +65,12 @@ class Network:
 
     def linearize(self, params: dict[str, Tensor], algebra: JetAlgebra, x: Tensor) -> Linearized:
         """Evaluate on jets at points, with given parameters and buffers, and keep what tangent and adjoint need."""
+        return Linearized(self.steps, self.layers(params), algebra, x)
+
+    def layers(self, params: dict[str, Tensor]) -> list[Layer]:
+        """Return the layers of the steps, with given parameters and buffers."""
         params = {**self._own, **params}
-        return Linearized(self.steps, [step.make(params) for step in self.steps], algebra, x)
+        return [step.make(params) for step in self.steps]
 
     def _graph(self, module: nn.Module, inputs: Sequence[int]) -> int:
         """Append the steps of a module whose inputs are results of earlier steps; return the place of its output."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from precondlab.differentiation.calculus import KnownField, Pointwise, at
-from precondlab.differentiation.jets.algebra import JetAlgebra, MultiIndex
+from precondlab.differentiation.calculus import Pointwise
+from precondlab.differentiation.jets.algebra import JetAlgebra
 from precondlab.differentiation.jets.network import Linearized, Network, Unsupported
+from precondlab.differentiation.jets.recognition import Taken, places, taken
+from precondlab.differentiation.jets.values import Values
 from precondlab.differentiation.route import Route
 from precondlab.space import Space
-from precondlab.symbol import Symbol
 
 __all__ = ["Jets", "NetworkOutputs"]
 
@@ -23,8 +24,6 @@ _ROWS = 2**8  # rows of a layer's matrix at least, of however many numbers: its 
 _POINTS = 512  # points of a network without derivatives that are worked on at once
 _OBJECTS = 2**13  # bytes of a group besides its numbers
 _COLUMNS = 4  # columns carried together through such a group of points
-
-Key = tuple[tuple[MultiIndex, float], ...]
 
 
 @dataclass
@@ -106,6 +105,17 @@ class Jets(Route):
                     memory_budget = group.keep(memory_budget)
                     self._groups.append(group)
         self.value = torch.cat([group.value for group in self._groups])
+
+    @classmethod
+    def values(
+        cls,
+        function: Callable[[dict[str, Tensor]], Tensor],
+        params: Mapping[str, Tensor],
+        space: Space,
+        memory_budget: int = 2**30,
+    ) -> Callable[[Mapping[str, Tensor]], Tensor]:
+        """Return the function by its primal pass alone, without what tangents need."""
+        return Values(function, params, space, memory_budget)
 
     @property
     def kept_bytes(self) -> int:
@@ -234,39 +244,29 @@ def _by_columns(product: Callable[[Tensor], Tensor], V: Tensor, size: int) -> Te
 def _groups(
     rows: Pointwise, params: dict[str, Tensor], trainable: list[str], x: Tensor, root: Tensor | None
 ) -> Iterator[_Group]:
-    network = Network(rows.model, trainable)
-    sample = x[:2]
-    recorder = _Recorder(at(rows.model, params), sample)
-    with torch.enable_grad():
-        rows.on(slice(2)).of(recorder, sample)
-    algebra, shifts = JetAlgebra([dict(key) for key in recorder.keys]), recorder.shifts
-    channels = dict(zip(recorder.keys, algebra.index, strict=True))
+    network, wanted = Network(rows.model, trainable), taken(rows, params, x)
     width = max((value.shape[0] for value in params.values() if value.dim() == 2), default=1)
-    size = max(_ROWS, _CACHE // width) // (algebra.size * len(shifts)) or 1
+    size = max(_ROWS, _CACHE // width) // wanted.per_point or 1
     for start in range(0, len(x), size):
         some = slice(start, start + size)
-        build = partial(_at_shifts, network, params, algebra, x[some], shifts)
+        build = partial(_linearized, network, params, wanted, x[some])
         linearized = build()
-        value, slopes = _local(rows.on(some), x[some], linearized.value, channels, shifts)
+        value, slopes = _local(rows.on(some), x[some], linearized.value, wanted)
         if root is not None:
             value, slopes = value * root[some, None], slopes * root[some, None]
         yield _Group(build, linearized, value.reshape(-1), slopes)
 
 
-def _at_shifts(
-    network: Network, params: dict[str, Tensor], algebra: JetAlgebra, x: Tensor, shifts: list[Tensor]
-) -> Linearized:
-    return network.linearize(params, algebra, x if len(shifts) == 1 else torch.cat([x + shift for shift in shifts]))
+def _linearized(network: Network, params: dict[str, Tensor], wanted: Taken, x: Tensor) -> Linearized:
+    return network.linearize(params, wanted.algebra, places(x, wanted.shifts))
 
 
-def _local(
-    rows: Pointwise, x: Tensor, jets: Tensor, channels: dict[Key, int], shifts: list[Tensor]
-) -> tuple[Tensor, Tensor]:
+def _local(rows: Pointwise, x: Tensor, jets: Tensor, wanted: Taken) -> tuple[Tensor, Tensor]:
     """Return the residual ``[N c]`` and its derivative ``[C, S, N, c]`` in the jets ``[C, S·N, 1]`` of u."""
-    jets = jets.reshape(len(jets), len(shifts), len(x))
+    jets = jets.reshape(len(jets), len(wanted.shifts), len(x))
     with torch.enable_grad():
         leaf = jets.detach().requires_grad_()
-        value = rows.of(_Given(x, leaf, channels, shifts), x)
+        value = wanted.rows(rows, x, leaf)
         columns = value.reshape(len(x), -1)
         slopes = [
             torch.autograd.grad(columns[:, a].sum(), leaf, retain_graph=True, allow_unused=True)[0]
@@ -276,82 +276,3 @@ def _local(
         ]
     found = [torch.zeros_like(jets) if slope is None else slope for slope in slopes]
     return columns.detach(), torch.stack(found, dim=3)
-
-
-def _key(symbol: Symbol) -> tuple[Key, float]:
-    """Return D without its multiple of u, and that multiple."""
-    constant = symbol.coefficients.get((0,) * symbol.dim, 0.0)
-    return tuple((a, c) for a, c in symbol.coefficients.items() if any(a)), constant
-
-
-class _Recorder(KnownField):
-    """The field itself, noting which functionals of it a residual uses, and at which shifts of the points."""
-
-    def __init__(self, field: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        self._field, self._x = field, x
-        self.keys: list[Key] = []
-        self.shifts = [x.new_zeros(x.shape[1])]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        shift = _shift(x, self._x)
-        if shift is not None and _index(shift, self.shifts, self._x) is None:
-            self.shifts.append(shift)
-        return self._field(x)
-
-    def partials(self, x: Tensor, orders: Iterable[MultiIndex]) -> dict[MultiIndex, Tensor]:
-        orders = list(orders)
-        return {alpha: self.apply(Symbol.derivative(*alpha), x) for alpha in orders}
-
-    def apply(self, symbol: Symbol, x: Tensor) -> Tensor:
-        key, _ = _key(symbol)
-        if key and key not in self.keys:
-            self.keys.append(key)
-        return self(x).squeeze(1)  # any value will do: the residual is only run to see what it asks for
-
-
-class _Given(KnownField):
-    """A field known by its jets ``[C, S, N]`` at some points and at shifts of them."""
-
-    def __init__(self, x: Tensor, jets: Tensor, channels: dict[Key, int], shifts: list[Tensor]) -> None:
-        self._x, self._jets, self._channels, self._shifts = x, jets, channels, shifts
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._jets[0, self._place(x)].unsqueeze(1)
-
-    def partials(self, x: Tensor, orders: Iterable[MultiIndex]) -> dict[MultiIndex, Tensor]:
-        return {alpha: self.apply(Symbol.derivative(*alpha), x) for alpha in orders}
-
-    def apply(self, symbol: Symbol, x: Tensor) -> Tensor:
-        key, constant = _key(symbol)
-        value = constant * self(x).squeeze(1)
-        if key and key not in self._channels:
-            raise Unsupported("a residual that takes other derivatives at some points than at others")
-        return value + self._jets[self._channels[key], self._place(x)] if key else value
-
-    def _place(self, x: Tensor) -> int:
-        shift = _shift(x, self._x)
-        place = 0 if shift is None else _index(shift, self._shifts, self._x)
-        if place is None:
-            raise Unsupported("a residual that evaluates the model at other points than its own")
-        return place
-
-
-def _shift(x: Tensor, points: Tensor) -> Tensor | None:
-    """Return by what all points were moved, or None if they are the points themselves."""
-    if x is points:
-        return None
-    if x.shape != points.shape:
-        raise Unsupported("a residual that evaluates the model at other points than its own")
-    moved = x.detach() - points
-    if not torch.allclose(moved, moved[:1], rtol=0, atol=_rounding(points, moved)):
-        raise Unsupported("a residual that evaluates the model at points that are no constant shift of its own")
-    return moved[0]
-
-
-def _index(shift: Tensor, shifts: list[Tensor], points: Tensor) -> int | None:
-    close = [torch.allclose(shift, known, rtol=0, atol=_rounding(points, shift)) for known in shifts]
-    return close.index(True) if any(close) else None
-
-
-def _rounding(points: Tensor, shift: Tensor) -> float:
-    return 8 * torch.finfo(points.dtype).eps * (points.abs().max() + shift.abs().max()).item()

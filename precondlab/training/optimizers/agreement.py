@@ -46,8 +46,9 @@ class Agreement:
 def agreement(closure: Callable[[], object], optimizer: Minimizer, known: Agreement | None) -> Agreement | None:
     """Call a closure and compare what it returns with the map; None if it returns None.
 
-    In the first step on a map c is the quotient of the losses; if the closure went backward, the gradient it left
-    should be c times ``Jᵀr``, else c should be the same in later steps. The tolerance is 10⁻³ in single and 10⁻⁶ in
+    In the first step on a map c is the quotient of the losses; the gradient that the closure left, or that of the loss
+    it returns where it did not go backward, should be c times ``Jᵀr``. Of a loss that is a bare number, c should be the
+    same in later steps. The tolerance is 10⁻³ in single and 10⁻⁶ in
     double precision, or what parameters rounded to three digits less change: near a minimum no more is known.
     Gradients are left as the closure left them.
 
@@ -60,7 +61,8 @@ def agreement(closure: Callable[[], object], optimizer: Minimizer, known: Agreem
     Breakdown
         If its loss is not finite while ``½‖r‖²`` is.
 
-    Cost: the closure, and, until the gradients agree, one evaluation of r and one backward pass.
+    Cost: the closure, and, until the gradients agree, one evaluation of r and one backward pass, two if the closure
+    did not go backward.
     """
     residual, name = optimizer.residual, type(optimizer).__name__
     if known is not None and known.residual is not residual:
@@ -76,7 +78,7 @@ def agreement(closure: Callable[[], object], optimizer: Minimizer, known: Agreem
     if not math.isfinite(theirs):
         raise Breakdown(f"{name}: the closure's loss is {theirs}, ½‖r‖² is {ours.loss:.8g}; check the closure's data")
     factor = theirs / ours.loss if known is None else known.factor
-    found = _left(residual, before) if known is None else None
+    found = (_left(residual, before) or _owed(residual, loss)) if known is None else None
     wrong, rtol = _difference(theirs, found, factor, ours), _RTOL.get(residual.domain.dtype, _RTOL_SINGLE)
     if not wrong <= rtol:
         rounded = _rounded(optimizer, ours)
@@ -123,6 +125,20 @@ def _left(residual: Map, before: Mapping[str, tuple[Tensor | None, int, Tensor |
         written = written or (p.grad is not None and (p.grad is not was or p.grad._version != version))
         left[name], change[name] = now, now if values is None else now - values
     return [residual.domain.ravel(left), residual.domain.ravel(change)] if written else None
+
+
+def _owed(residual: Map, loss: object) -> list[Tensor] | None:
+    """Return the gradient ``[n]`` of a loss whose graph is still there; None without one."""
+    if not isinstance(loss, Tensor) or not loss.requires_grad:
+        return None
+    params = residual.params
+    try:
+        gradients = torch.autograd.grad(
+            loss, list(params.values()), grad_outputs=torch.ones_like(loss), retain_graph=True, materialize_grads=True
+        )
+    except RuntimeError:  # the graph was freed, or a parameter is no leaf of any
+        return None
+    return [residual.domain.ravel(dict(zip(params, gradients, strict=True)))]
 
 
 def _difference(theirs: float, found: list[Tensor] | None, factor: float, ours: Evaluation) -> float:

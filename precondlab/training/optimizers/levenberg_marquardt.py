@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 from precondlab.map import Map
 from precondlab.training.damping import Linearization, Solver, linearization, require_options
 from precondlab.training.optimizers.minimizer import Minimizer, require_rate
-from precondlab.training.rows import routes
+from precondlab.training.rows import routes, values
 
 __all__ = ["LevenbergMarquardt", "Step"]
 
@@ -76,6 +78,9 @@ class _Trial:
     length: float
 
 
+Attempt = Callable[[float], _Trial]  # of a damping
+
+
 class LevenbergMarquardt(Minimizer):
     """Minimize ``½‖r(θ)‖²`` by damped Gauss–Newton steps ``δ = −(JᵀJ + μ)⁻¹Jᵀr`` along the curved map.
 
@@ -92,7 +97,9 @@ class LevenbergMarquardt(Minimizer):
         The map r; its parameters are updated in place. It can be replaced between steps by one of the same
         parameters, e.g. on fresh points.
     lr
-        Factor of the step taken, after the search for the damping.
+        Fraction in (0, 1] of the step found that is taken; all of it where the loss does not fall for the fraction,
+        as on a chord of a curved valley. More than the whole step would miss what ``ratio`` promises. A schedule may
+        end at 0: then nothing moves.
     ratio
         Smallest accepted actual over predicted reduction, in (0, 1).
     final_ratio
@@ -111,15 +118,16 @@ class LevenbergMarquardt(Minimizer):
     Raises
     ------
     ValueError
-        For ratios outside (0, 1), an unknown solver, other options that are not positive, and a Jacobian that a
-        given solver needs whole but that exceeds the budget.
+        For ratios outside (0, 1), lr outside (0, 1], an unknown solver, other options that are not positive, and a
+        Jacobian that a given solver needs whole but that exceeds the budget. The parameters are left as they were.
     Breakdown
         If the residual or its Jacobian is not finite; the parameters are left as they were.
 
     All options are in the parameter group: they are saved and loaded with the state.
 
     Cost per step: one decomposition, as for :func:`~precondlab.training.damping.linearization`, and for
-    each of usually 3 to 5 trials up to 11 evaluations of r and 10 products with J and Jᵀ.
+    each of usually 3 to 5 trials up to 11 evaluations of r, as by :func:`~precondlab.training.rows.values`, and 10
+    products with J and Jᵀ.
 
     Reference: Transtrum & Sethna (2012), arXiv:1201.5885; Webb, Jerad & Cartis (2026), arXiv:2607.02194.
 
@@ -144,6 +152,7 @@ class LevenbergMarquardt(Minimizer):
         size: int = 1000,
     ) -> None:
         require_rate("LevenbergMarquardt", lr)
+        _require_fraction(lr)
         if not 0 < ratio < 1 or not 0 < final_ratio < 1:
             raise ValueError(f"LevenbergMarquardt: ratios should be in (0, 1), got {ratio} and {final_ratio}")
         options = {"solver": solver, "memory_budget": memory_budget, "maxiter": maxiter, "size": size}
@@ -156,21 +165,21 @@ class LevenbergMarquardt(Minimizer):
         self._routes: dict[str, str] | None = None
 
     def _step(self) -> float:
-        residual, state = self._residual, self.solver
+        residual, state, (group,) = self._residual, self.solver, self.param_groups
+        _require_fraction(group["lr"])
         if self._routes is None or self._routes.keys() != residual.codomain.shapes.keys():
             self._routes = routes(residual)
-        (group,) = self.param_groups
         draw = torch.Generator().manual_seed(state["draws"])
         options = {name: group[name] for name in ("solver", "memory_budget", "maxiter", "size")}
         model = linearization(residual, known=self._routes, generator=draw, **options)
         state["draws"] += 1
-        theta = self.point()
+        theta, value = self.point(), values(residual, self._routes, memory_budget=group["memory_budget"])
         ratio = group["final_ratio"] if state["final"] else group["ratio"]
         before = state["damping"] or _START * _top(model)
-        found, trials, limit = self._search(model, theta, before, ratio)
+        found, trials, limit = self._search(model, partial(_attempt, model, value, theta), before, ratio)
         if found is not None:
             _remember(state, found.damping)
-            found = found if group["lr"] == 1 else self._scaled(found, theta, group["lr"])
+            found = found if group["lr"] == 1 else _part(found, model.loss, value, theta, group["lr"])
             self.move(found.point)
         best = found or _Trial(before, math.nan, model.loss, theta, 0.0)
         self.diagnostics = Step(
@@ -179,14 +188,8 @@ class LevenbergMarquardt(Minimizer):
         )
         return model.loss
 
-    def _scaled(self, found: _Trial, theta: Tensor, factor: float) -> _Trial:
-        """Return what is reached by a multiple of a step."""
-        point = theta + factor * (found.point - theta)
-        loss = 0.5 * self._residual(point).square().sum().item()
-        return replace(found, loss=loss, point=point, length=factor * found.length)
-
     def _search(
-        self, model: Linearization, theta: Tensor, before: float, ratio: float
+        self, model: Linearization, attempt: Attempt, before: float, ratio: float
     ) -> tuple[_Trial | None, int, Any]:
         """Return the trial of the smallest damping with the ratio, how many were made, and what limits it."""
         top = _top(model)
@@ -194,21 +197,21 @@ class LevenbergMarquardt(Minimizer):
         if not model.rank or model.predicted(lowest) <= _eps(model) ** 2 * model.loss:
             return None, 0, "stationary"
         damping = min(max(before / _SPACING**2, lowest), highest)
-        trial, trials = self._try(model, theta, damping), 1
+        trial, trials = attempt(damping), 1
         if trial.ratio >= ratio:
             for _ in range(_FARTHEST):
                 if damping <= lowest:
                     return trial, trials, "round-off"
                 damping = max(damping / _SPACING, lowest)
-                longer, trials = self._try(model, theta, damping), trials + 1
+                longer, trials = attempt(damping), trials + 1
                 if not longer.ratio >= ratio:
                     return trial, trials, "nonlinearity"
                 trial = longer
             return trial, trials, "reach"
-        return self._shorten(model, theta, damping, highest, ratio)
+        return self._shorten(model, attempt, damping, highest, ratio)
 
     def _shorten(
-        self, model: Linearization, theta: Tensor, failed: float, highest: float, ratio: float
+        self, model: Linearization, attempt: Attempt, failed: float, highest: float, ratio: float
     ) -> tuple[_Trial | None, int, Any]:
         """Search the grid above a damping that failed: in strides that grow, then back by bisection."""
         found: _Trial | None = None
@@ -218,7 +221,7 @@ class LevenbergMarquardt(Minimizer):
             stride = 1 if trials <= _NEAR else 2 * stride
             while stride > 1 and model.predicted(failed * _SPACING**stride) <= negligible:
                 stride //= 2
-            trial, trials = self._try(model, theta, failed * _SPACING**stride), trials + 1
+            trial, trials = attempt(failed * _SPACING**stride), trials + 1
             if trial.ratio >= ratio:
                 found = trial
             else:
@@ -227,7 +230,7 @@ class LevenbergMarquardt(Minimizer):
                     fallback = trial
         while found is not None and stride > 1:
             half = stride // 2
-            trial, trials = self._try(model, theta, failed * _SPACING**half), trials + 1
+            trial, trials = attempt(failed * _SPACING**half), trials + 1
             if trial.ratio >= ratio:
                 found, stride = trial, half
             else:
@@ -235,23 +238,41 @@ class LevenbergMarquardt(Minimizer):
         best = fallback if found is None else found
         return best, trials, "stationary" if best is None else "nonlinearity"
 
-    def _try(self, model: Linearization, theta: Tensor, damping: float) -> _Trial:
-        """Make a damped step and correct it while that brings the loss nearer to the predicted one."""
-        straight, predicted = model.step(damping), model.predicted(damping)
-        delta, best = straight, _Trial(damping, -math.inf, math.inf, theta, 0.0)
-        for _ in range(_CORRECTIONS + 1):
-            r = self._residual(theta + delta)
-            loss = 0.5 * r.square().sum().item()
-            if not math.isfinite(loss):
-                break
-            ratio, missed = (model.loss - loss) / predicted, 1 - best.ratio
-            if ratio > best.ratio:
-                best = _Trial(damping, ratio, loss, theta + delta, delta.norm().item())
-            if ratio >= _ENOUGH or 1 - ratio > missed / 2:
-                break
-            excess = r - model.residual - model.jacobian.forward(delta[:, None])[:, 0]
-            delta = straight + model.correction(damping, excess)
-        return best
+
+def _attempt(model: Linearization, value: Callable[[Tensor], Tensor], theta: Tensor, damping: float) -> _Trial:
+    """Make a damped step and correct it while that brings the loss nearer to the predicted one."""
+    straight, predicted = model.step(damping), model.predicted(damping)
+    delta, best = straight, _Trial(damping, -math.inf, math.inf, theta, 0.0)
+    for _ in range(_CORRECTIONS + 1):
+        r = value(theta + delta)
+        loss = 0.5 * r.square().sum().item()
+        if not math.isfinite(loss):
+            break
+        ratio, missed = (model.loss - loss) / predicted, 1 - best.ratio
+        if ratio > best.ratio:
+            best = _Trial(damping, ratio, loss, theta + delta, delta.norm().item())
+        if ratio >= _ENOUGH or 1 - ratio > missed / 2:
+            break
+        excess = r - model.residual - model.jacobian.forward(delta[:, None])[:, 0]
+        delta = straight + model.correction(damping, excess)
+    return best
+
+
+def _part(found: _Trial, before: float, value: Callable[[Tensor], Tensor], theta: Tensor, fraction: float) -> _Trial:
+    """Return what a fraction of a step reaches, or the whole step if the loss is not below ``before`` there."""
+    point = theta + fraction * (found.point - theta)
+    loss = 0.5 * value(point).square().sum().item()
+    if fraction and not loss < before:
+        return found
+    return replace(found, loss=loss, point=point, length=fraction * found.length)
+
+
+def _require_fraction(lr: float) -> None:
+    if not 0 <= lr <= 1:
+        raise ValueError(
+            f"LevenbergMarquardt: lr is a fraction of the step found and should be at most 1, got {lr}; "
+            "let schedules fall from 1, and lower ratio for longer steps"
+        )
 
 
 def _eps(model: Linearization) -> float:
