@@ -30,8 +30,8 @@ class Unsupported(NotImplementedError):
 def _square_derivative(known: list[Tensor]) -> Tensor:
     """Return the next derivative of f² by Leibniz' rule, from f, f′, …, f^(r): ``Σ_j binom(r, j) f^(j) f^(r−j)``."""
     r = len(known) - 1
-    total = torch.zeros_like(known[0])
-    for j in range((r + 2) // 2):
+    total = known[0] * known[r] if r == 0 else (2 * known[0]).mul_(known[r])
+    for j in range(1, (r + 2) // 2):
         twice = 1 if 2 * j == r else 2
         total.addcmul_(known[j], known[r - j], value=twice * math.comb(r, j))
     return total

@@ -102,7 +102,7 @@ def _total(products: Iterable[Product]) -> Tensor | None:
             total = a * b
             if c != 1:
                 total *= c
-        elif total.shape == torch.broadcast_shapes(total.shape, a.shape, b.shape):
+        elif all(size >= max(sizes) for size, *sizes in zip(total.shape, a.shape, b.shape, strict=True)):
             total.addcmul_(a, b, value=c)
         else:
             total = torch.addcmul(total, a, b, value=c)

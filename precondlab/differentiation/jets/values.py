@@ -92,6 +92,7 @@ class _Group:
     rows: Pointwise
     x: Tensor
     root: Tensor | None
+    start: Jet  # of the coordinates
     fixed: dict[int, Jet] = field(default_factory=dict)
 
 
@@ -110,8 +111,10 @@ class _Block:
         self._fixed = {i for i in used & self._wanted.keys() if i and not steps[i - 1].trainable}
         width = max((value.shape[0] for value in given.values() if value.dim() == 2), default=1)
         size = max(1, _CACHE // (width * len(self._taken.shifts)))
-        parts = [slice(start, start + size) for start in range(0, len(x), size)]
-        self._groups = [_Group(rows.on(some), x[some], None if root is None else root[some]) for some in parts]
+        self._groups = []
+        for some in (slice(start, start + size) for start in range(0, len(x), size)):
+            start = coordinates(algebra, places(x[some], self._taken.shifts))
+            self._groups.append(_Group(rows.on(some), x[some], None if root is None else root[some], start))
 
     def values(self, given: dict[str, Tensor], keep: Callable[[Mapping[int, Jet]], bool]) -> Iterator[Tensor]:
         """Yield the residual, group by group."""
@@ -128,7 +131,7 @@ class _Block:
 
     def _output(self, layers: Sequence[Layer], group: _Group, keep: Callable[[Mapping[int, Jet]], bool]) -> Jet:
         algebra, steps = self._taken.algebra, self._network.steps
-        results = {0: coordinates(algebra, places(group.x, self._taken.shifts)), **group.fixed}
+        results = {0: group.start, **group.fixed}
         found: dict[int, Jet] = {}
         for place, (step, layer) in enumerate(zip(steps, layers, strict=True), 1):
             if place not in self._wanted or (group.fixed and not step.trainable):
