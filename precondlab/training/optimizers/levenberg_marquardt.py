@@ -173,7 +173,7 @@ class LevenbergMarquardt(Minimizer):
         options = {name: group[name] for name in ("solver", "memory_budget", "maxiter", "size")}
         model = linearization(residual, known=self._routes, generator=draw, **options)
         state["draws"] += 1
-        theta, value = self.point(), values(residual, self._routes, memory_budget=group["memory_budget"])
+        theta, value = self.point(), values(residual, self._routes, memory_budget=group["memory_budget"] // 8)
         ratio = group["final_ratio"] if state["final"] else group["ratio"]
         before = state["damping"] or _START * _top(model)
         found, trials, limit = self._search(model, partial(_attempt, model, value, theta), before, ratio)

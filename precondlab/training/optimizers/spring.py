@@ -105,10 +105,7 @@ class Spring(Minimizer):
         mu, steps = group["momentum"], self.solver["steps"] + 1
         carried = self.solver["previous"]
         carried = self.residual.domain.zeros() if carried is None else mu * carried
-        loss = 0.5 * self.residual.value.square().sum().item()
-        if not loss < float("inf"):
-            raise Breakdown(f"Spring: the loss is {loss}; lower lr, check the residual, or start elsewhere")
-        phi, rank, condition = self._solve(carried, group["damping"])
+        phi, loss, rank, condition = self._solve(carried, group["damping"])
         psi = phi / (1 - mu ** (2 * steps)) ** 0.5
         norm = psi.norm().item()
         clipped = group["clip"] is not None and group["lr"] * norm > group["clip"]
@@ -118,16 +115,24 @@ class Spring(Minimizer):
         self.diagnostics = SpringStep(loss, rate * norm, "clip" if clipped else "rate", rank, condition)
         return loss
 
-    def _solve(self, carried: Tensor, damping: float) -> tuple[Tensor, int, float]:
-        """Return φ for ``carried = μφ_{k−1}``, and rank and condition of what was solved."""
+    def _solve(self, carried: Tensor, damping: float) -> tuple[Tensor, float, int, float]:
+        """Return φ for ``carried = μφ_{k−1}``, the loss, and rank and condition of what was solved."""
         m, n = self.residual.codomain.size, self.residual.domain.size
         if min(m, n) <= _LARGEST_DENSE and whole_bytes(self.residual) <= _MEMORY:
             if self._routes is None or self._routes.keys() != self.residual.codomain.shapes.keys():
                 self._routes = routes(self.residual)
             model = linearization(self.residual, solver="dense", known=self._routes, memory_budget=_MEMORY)
+            loss = _finite(model.loss)
             c = model.components - model.values * (model.basis.T @ carried)  # Uᵀ(r − J carried)
             phi = carried + model.basis @ (model.values * c / (model.values**2 + damping))
-            return phi, model.rank, model.condition
+            return phi, loss, model.rank, model.condition
+        loss = _finite(0.5 * self.residual.value.square().sum().item())
         J = self.jacobian(self.point())
         model = krylov(J, J.value - J.forward(carried[:, None])[:, 0])
-        return carried - model.step(damping), model.rank, model.condition
+        return carried - model.step(damping), loss, model.rank, model.condition
+
+
+def _finite(loss: float) -> float:
+    if not loss < float("inf"):
+        raise Breakdown(f"Spring: the loss is {loss}; lower lr, check the residual, or start elsewhere")
+    return loss
