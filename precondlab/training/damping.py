@@ -13,7 +13,7 @@ from precondlab.errors import Breakdown
 from precondlab.map import Map
 from precondlab.operator import Operator
 from precondlab.operators import Dense, Identity, Jacobian
-from precondlab.preconditioners.embedding import Trigonometric
+from precondlab.preconditioners.embedding import SignedGroups
 from precondlab.space import Space
 from precondlab.training.rows import compressed, finite, weighted_rows, whole_bytes
 
@@ -256,10 +256,10 @@ def sketched(
     memory_budget: int = 2**30,
     generator: torch.Generator | None = None,
 ) -> Linearization:
-    """Decompose ``J Q``: J on a random subspace of the parameters, drawn by a fast transform.
+    """Decompose ``J Q``: J on a random subspace of the parameters.
 
-    Q ``[n size]`` has orthonormal columns, those of a randomized Hartley transform: steps are ``δ = Qz`` with z the
-    minimizer of ``½‖r + JQz‖² + ½μ‖z‖²``. Without Q, the dense way, if n ≤ size. Rows are reduced by QR
+    Q ``[n size]`` has orthonormal columns, each the signs of a random group of parameters: steps are ``δ = Qz`` with z
+    the minimizer of ``½‖r + JQz‖² + ½μ‖z‖²``. Without Q, the dense way, if n ≤ size. Rows are reduced by QR
     as they come, exactly: mixing them at random as well would cost less where ``m ≫ size``, but its error
     bounds what a step can gain.
 
@@ -279,7 +279,7 @@ def sketched(
     Breakdown
         If the residual or its Jacobian is not finite.
 
-    Cost: one pass over the rows, ``O(n log n) + 2 size²`` operations for each, and about ``20 size³``; memory
+    Cost: one pass over the rows, ``n + 2 size²`` operations for each besides, and about ``20 size³``; memory
     ``n · size`` numbers and the budget for rows at a time.
     Reference: Cartis, Fowkes & Shao (2022), arXiv:2211.09873; with mixed rows Webb, Jerad & Cartis (2026),
     arXiv:2607.02194.
@@ -291,18 +291,16 @@ def sketched(
     if size < 1:
         raise ValueError(f"sketched: expected size ≥ 1, got {size}")
     n = residual.domain.size
-    H = Trigonometric(residual.domain, size, generator=generator) if size < n else Identity(residual.domain)
-    factor = min(1.0, size / n) ** 0.5  # so that the rows of factor · H are orthonormal
+    S = SignedGroups(residual.domain, size, generator=generator) if size < n else Identity(residual.domain)
     values, reduced = [], None
     for piece in weighted_rows(residual, known, memory_budget):
         values.append(finite(piece, residual)[:, n])
-        narrow = torch.cat([factor * H.forward(piece[:, :n].T).T, piece[:, n:]], dim=1)
+        narrow = torch.cat([S.forward(piece[:, :n].T).T, piece[:, n:]], dim=1)
         reduced = compressed(reduced, narrow)
     assert reduced is not None  # a map has rows
     small = singular(Dense(reduced), reduced[:, -1], reduced=reduced)
-    basis = factor * H.backward(small.basis)
     J = Jacobian(residual, memory_budget=memory_budget)
-    return Linearization(torch.cat(values), J, small.values, small.components, basis, "sketch")
+    return Linearization(torch.cat(values), J, small.values, small.components, S.backward(small.basis), "sketch")
 
 
 def _orthogonal(space: Space, w: Tensor, basis: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from scipy.sparse.linalg import aslinearoperator, lsqr
 import precondlab as pl
 from precondlab.errors import Breakdown
 from precondlab.operators import Dense, Gram
-from precondlab.preconditioners.embedding import SparseSigns, Trigonometric
+from precondlab.preconditioners.embedding import SignedGroups, SparseSigns, Trigonometric
 from precondlab.preconditioners.sketch import sketch
 from precondlab.space import Space
 from tests.preconditioners.spectra import haar
@@ -35,6 +35,11 @@ def test_embeddings_meet_the_contract(seed, m, data, dtype):
     T = Trigonometric(Space(m, dtype=dtype), d, generator=generator)
     pl.testing.check_operator(T)
     torch.testing.assert_close(T.dense() @ T.dense().mH, m / d * torch.eye(d, dtype=dtype))  # d rows of √(m/d) Q
+    G = SignedGroups(Space(m, dtype=dtype), d, generator=generator)
+    pl.testing.check_operator(G)
+    torch.testing.assert_close(G.dense() @ G.dense().mH, torch.eye(d, dtype=dtype))
+    sizes = (G.dense() != 0).sum(1)
+    assert sizes.sum() == m and sizes.max() - sizes.min() <= 1
 
 
 def test_embeddings_keep_lengths_on_average():
@@ -42,6 +47,7 @@ def test_embeddings_keep_lengths_on_average():
     for make in (
         lambda g: SparseSigns(Space(50), 20, generator=g),
         lambda g: Trigonometric(Space(50), 20, generator=g),
+        lambda g: (50 / 20) ** 0.5 * SignedGroups(Space(50), 20, generator=g),
     ):
         squares = [(make(torch.Generator().manual_seed(s)) @ v).norm() ** 2 for s in range(400)]
         mean = torch.stack(squares).mean() / v.norm() ** 2
