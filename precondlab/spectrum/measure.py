@@ -11,6 +11,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from precondlab.krylov import Tridiagonalization, lanczos
+from precondlab.operators import Gram, Kernel
 from precondlab.spectrum.density import noise, require_integer, symmetric
 from precondlab.spectrum.quadrature import Rule, gauss, lobatto
 
@@ -181,7 +182,8 @@ def spectral_measure(A: LinearOperator, /, *, start: Tensor | np.ndarray, num_ma
     A
         Symmetric operator, or SciPy's: ``pl.Kernel(J)`` for a residual, ``pl.Gram(J)`` for a gradient.
     start
-        v ``[n]``: ``r.value`` for the kernel, ``J.H @ r.value`` for the Gram operator.
+        v ``[n]``: ``r.value`` for the kernel, ``J.H @ r.value`` for the Gram operator. With Gram(J), J ``[m n]``,
+        a vector ``[m]`` is a residual as well if m ≠ n, and the measure is that of ``pl.Kernel(J)``.
     num_matvecs
         Lanczos steps m; fewer are taken if they exhaust the Krylov space.
 
@@ -208,6 +210,8 @@ def spectral_measure(A: LinearOperator, /, *, start: Tensor | np.ndarray, num_ma
         raise ValueError(f"spectral_measure: expected num_matvecs ≥ 1, got {num_matvecs}")
     A = symmetric(A, "spectral_measure")
     v = torch.as_tensor(start).detach()
+    if isinstance(A, Gram) and v.shape == (A.J.shape[0],) != (A.shape[0],):
+        A = Kernel(A.J)
     if v.shape != (A.shape[0],):
         raise ValueError(
             f"spectral_measure: {A!r} needs a start of shape ({A.shape[0]},), got {tuple(v.shape)}; a residual r "

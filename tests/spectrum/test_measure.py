@@ -100,11 +100,13 @@ def test_real_training_leaves_what_the_measure_says():
     J = pl.Jacobian(r)
     seen = pl.spectral_measure(pl.Kernel(J), start=r.value)
     gradient = pl.spectral_measure(pl.Gram(J), start=J.H @ r.value)
+    same = pl.spectral_measure(pl.Gram(J), start=r.value)  # a residual, by its length
     start = optimizer.step().item()
     for _ in range(99):
         optimizer.step()
     end = optimizer.step().item()
     assert seen.unlearned(steps=100, learning_rate=rate).value == pytest.approx(end / start, rel=1e-9)
+    assert (same.nodes == seen.nodes).all() and (same.weights == seen.weights).all()
     # the gradient's measure is λ times the residual's
     assert gradient.mass == pytest.approx(seen.weights @ seen.nodes, rel=1e-9)
 
@@ -141,7 +143,7 @@ def test_single_precision_zero_and_scipy():
 def test_mistakes_are_refused():
     J = Dense(torch.ones(2, 3, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"pl.Kernel\(J\)"):
-        pl.spectral_measure(pl.Gram(J), start=torch.ones(2))
+        pl.spectral_measure(pl.Gram(J), start=torch.ones(4))
     with pytest.raises(ValueError, match="num_matvecs ≥ 1"):
         pl.spectral_measure(pl.Gram(J), start=torch.ones(3), num_matvecs=0)
     with pytest.raises(Breakdown, match="zero"):
