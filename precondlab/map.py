@@ -79,7 +79,8 @@ class Map:
         else:
             self._whole = residual
         self.points = _same_blocks(points, residual)
-        wrong = [n for n, x in (self.points or {}).items() if x.dtype != self.domain.dtype and self._pointwise(n)]
+        given = [(name, x.dtype) for name, x in (self.points or {}).items() if isinstance(self._parts[name], Pointwise)]
+        wrong = [name for name, dtype in given if dtype != self.domain.dtype]
         if wrong:
             raise TypeError(
                 f"Map: the points of {wrong} should be {self.domain.dtype}, as the parameters; convert them"
@@ -225,6 +226,13 @@ class Map:
             other._state = other.frozen | {n: b.detach().clone() for n, b in self._module.named_buffers()}
         return other
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of points, quadrature, frozen tensors and copies of buffers."""
+        parts = [f.held for f in self._parts.values() if isinstance(f, Pointwise)]
+        own = [d.values() for d in (self.frozen, self._state, self._quadrature, self.points or {})]
+        return sum({id(tensor): tensor.nbytes for tensors in (*own, *parts) for tensor in tensors}.values())
+
     def unweighted(self, params: Params, blocks: Collection[str] | None = None) -> Tensor:
         """Return the residual ``[m]`` without block weights; of a map with points, some blocks if they are named."""
         return torch.cat([block.reshape(-1) for block in self._evaluate(params, blocks).values()])
@@ -238,9 +246,6 @@ class Map:
         return watch.buffers_unchanged(self._models())
 
     # Internals -----------------------------------------------------------------------------
-
-    def _pointwise(self, block: str) -> bool:
-        return isinstance(self._parts[block], Pointwise)
 
     def _models(self) -> list[nn.Module]:
         """Return the modules that the map is known to call."""
@@ -375,13 +380,10 @@ def _split_frozen(params: Params) -> tuple[dict[str, Tensor], dict[str, Tensor]]
         )
     for name, value in params.items():
         if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise TypeError(f"Map: parameter {name!r} should be a floating-point tensor, got {_describe(value)}")
+            found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"Map: parameter {name!r} should be a floating-point tensor, got {found}")
     trainable = {name: value for name, value in params.items() if value.requires_grad} or dict(params)
     return trainable, {name: value for name, value in params.items() if name not in trainable}
-
-
-def _describe(value: object) -> str:
-    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
 
 
 def _same_blocks(points: Mapping[str, Tensor] | None, residual: object) -> dict[str, Tensor] | None:

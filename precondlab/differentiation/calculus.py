@@ -100,6 +100,11 @@ class Pointwise:
         fixed._state = {tied[0]: value.detach().clone() for value, tied in names.items() if not given & set(tied)}
         return fixed
 
+    @property
+    def held(self) -> list[Tensor]:
+        """The tensors that it keeps besides the model."""
+        return [*self._state.values(), *(() if self.known is None else (self.known,))]
+
     def of(self, u: Field, x: Tensor) -> Tensor:
         """Return the rows of a field at all points."""
         return self.rows(x, u) if self.known is None else self.rows(x, u, self.known)

@@ -21,7 +21,8 @@ _HEAP = 2_000_000  # and so many bytes whatever the budget
 class Chunks:
     """Consecutive groups of rows with one route each, kept as far as memory allows, else rebuilt in every product.
 
-    A route that keeps to a budget by itself gets each block whole, with its share of the budget.
+    The copies of points and of all else that the map holds come out of the budget first. A route that keeps to a budget
+    by itself gets each block whole, with its share of what is left.
     """
 
     def __init__(self, map: Map, at: dict[str, Tensor], route: str, memory_budget: int) -> None:
@@ -35,11 +36,14 @@ class Chunks:
         per_row = {name: self._bytes_per_row(name) for name, x in map.points.items() if len(x)}
         total = sum(size * len(map.points[name]) * map.rows_per_point(name) for name, size in per_row.items())
         largest = max(per_row.values())
-        if largest > memory_budget:
+        held = map.held_bytes
+        if held + largest > memory_budget:
             raise ValueError(
                 f"Jacobian: memory_budget={memory_budget:,} bytes is too small for one row, "
-                f"which needs about {largest:,.0f} bytes"
+                f"which needs about {held + largest:,.0f} bytes: {largest:,.0f}, and {held:,} for copies of points, "
+                "of numbers known at them, of frozen tensors and of buffers"
             )
+        memory_budget -= held
         if bounded:
             vectors = _VECTORS * map.domain.dtype.itemsize * (map.domain.size + map.codomain.size)
             memory_budget = max(0, int(_USABLE * memory_budget) - _HEAP - vectors)

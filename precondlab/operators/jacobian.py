@@ -42,16 +42,17 @@ class Jacobian(Operator):
     memory_budget
         Bytes. A map given block by block is differentiated in chunks of rows if it needs more; chunks that
         do not fit together are rebuilt in every product. With ``jets`` it covers set-up and a product with
-        one vector, everything included, down to the least that these take: 6 vectors and a chunk; each
-        further column of a block takes 3 vectors more. With other routes it covers what is kept between
-        products, and the working memory of a product comes on top; a map given by one function keeps its whole
-        graph, whatever the budget.
+        one vector, everything included, down to the least that these take: copies of points and of what else is
+        fixed, 6 vectors, the residual's derivatives in value and derivatives of the model, and a chunk; each
+        further column of a block takes 3 vectors more. With other routes it covers those copies and what is kept
+        between products, and the working memory of a product comes on top; a map given by one function keeps its
+        whole graph, whatever the budget.
 
     Raises
     ------
     WrongDerivative, NotDeterministic, ValueError
         As :func:`precondlab.differentiation.choose.choose`; ValueError also if the budget is
-        too small for one row.
+        too small for the copies and one row.
 
     Later changes of points, frozen weights and buffers do not reach it, except through what a function closes over.
 

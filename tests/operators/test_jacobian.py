@@ -125,6 +125,27 @@ def test_chunks_are_named_and_vectors_split_inside_them():
     assert "rebuilt" not in repr(Jacobian(r))
 
 
+@pytest.mark.parametrize("route", ["graph", "jets"])
+def test_copies_come_out_of_the_budget(route):
+    model = mlp((2, 64, 1), seed=0)
+    x, large = torch.rand(4000, 2, dtype=F64), torch.zeros(200_000, dtype=F64)
+    copied = x.nbytes + x[:, 0].nbytes  # points and the numbers known at them
+
+    def jacobian(budget, **frozen):
+        rows = pl.Pointwise(model, lambda x, u, known: u(x)[:, 0] ** 2 - known, x[:, 0])
+        params = {**dict(model.named_parameters()), **frozen}
+        return Jacobian(Map({"": rows}, params, points={"": x}), route=route, memory_budget=budget)
+
+    budget, more = 9_000_000, large.nbytes
+    made = [jacobian(budget), jacobian(budget + more, large=large), jacobian(budget, large=large)]
+    kept = [(J._chunks.rebuilt, [rows for rows, _, _ in J._chunks.rows]) for J in made]
+    assert kept[0] == kept[1] and kept[0][0] < kept[2][0]
+    needed = f"which needs about .*, and {copied:,} for copies of points"
+    with pytest.raises(ValueError, match=f"memory_budget={copied:,} bytes is too small for one row, {needed}"):
+        jacobian(copied)
+    assert_close(jacobian(copied + 50_000), jacobian(2**30).dense())
+
+
 def test_rows_with_several_components():
     x = torch.rand(20, 2, dtype=F64)
     r = Map({"": lambda p, x: x[:, :, None] * p["a"] ** 2}, theta, points={"": x})

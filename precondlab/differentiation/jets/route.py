@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -43,9 +43,13 @@ class _Group:
         """Bytes taken while the network is rebuilt and multiplied with one vector."""
         return 3 * self.network().kept_bytes
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes taken in any case."""
+        return 2 * self.value.nbytes + self.slopes.nbytes + _OBJECTS
+
     def keep(self, memory_budget: int) -> int:
         """Keep the network in one piece if the budget allows, else let it go; return what is left."""
-        memory_budget -= 2 * self.value.nbytes + self.slopes.nbytes + _OBJECTS
         if self.kept is None or self.kept.kept_bytes > memory_budget:
             self.kept = None
             return memory_budget
@@ -99,7 +103,9 @@ class Jets(Route):
             for name, rows, x, root in restriction.parts(function.rows):  # type: ignore[attr-defined]
                 if not isinstance(rows, Pointwise):
                     raise Unsupported(f"the block {name!r}, which is not a pl.Pointwise of one model")
-                for group in _groups(rows, rows.complete(given), list(space.shapes), x, root):
+                for i, group in enumerate(_groups(rows, rows.complete(given), list(space.shapes), x, root)):
+                    if i == 0:  # all groups of a block are alike, the last one perhaps smaller
+                        memory_budget -= group.held_bytes * -(-len(x) // group.slopes.shape[2])
                     if not self._groups:  # blocks follow each other: one group at a time is worked on
                         memory_budget -= group.working_bytes
                     memory_budget = group.keep(memory_budget)
@@ -157,7 +163,7 @@ class Jets(Route):
         The gradient of a row, times ``scale`` ``[m]``, is ``Σ_c g aᵀ``, the parameters side by side.
         """
         first = 0
-        for group, factor in zip(self._groups, scale.split([len(g.value) for g in self._groups]), strict=True):
+        for group, factor in zip(self._groups, self._apart(scale), strict=True):
             network, (C, S, N, c) = group.network(), group.slopes.shape
             w = (group.slopes * factor.view(N, c)).reshape(C, S * N, c)
             for j, column in enumerate(w.split(1, dim=2)):
@@ -167,23 +173,27 @@ class Jets(Route):
             first += N * c
 
     def _jvp(self, V: Tensor) -> Tensor:
-        params = self.space.unravel(V.T.contiguous())
-        return torch.cat([group.jvp(group.network(), params) for group in self._groups])
+        params, result = self.space.unravel(V.T.contiguous()), V.new_empty(len(self.value), V.shape[1])
+        for group, part in zip(self._groups, self._apart(result), strict=True):
+            part.copy_(group.jvp(group.network(), params))  # many small tensors would leave holes in the heap
+        return result
 
     def _vjp(self, U: Tensor) -> Tensor:
         gradients = self._zeros(U.shape[1])
-        for group, part in zip(self._groups, U.split([len(group.value) for group in self._groups]), strict=True):
+        for group, part in zip(self._groups, self._apart(U), strict=True):
             group.vjp(group.network(), part, gradients)
         return self.space.ravel(gradients).T
 
     def _gram(self, V: Tensor, square: Tensor) -> Tensor:
-        params, gradients, start = self.space.unravel(V.T.contiguous()), self._zeros(V.shape[1]), 0
-        for group in self._groups:
-            stop = start + len(group.value)
+        params, gradients = self.space.unravel(V.T.contiguous()), self._zeros(V.shape[1])
+        for group, part in zip(self._groups, self._apart(square[:, None]), strict=True):
             network = group.network()
-            group.vjp(network, group.jvp(network, params) * square[start:stop, None], gradients)
-            start = stop
+            group.vjp(network, group.jvp(network, params) * part, gradients)
         return self.space.ravel(gradients).T
+
+    def _apart(self, rows: Tensor) -> Sequence[Tensor]:
+        """Return the rows of each group."""
+        return rows.split([len(group.value) for group in self._groups])
 
     def _zeros(self, columns: int) -> dict[str, Tensor]:
         return self.space.unravel(self.space.zeros(columns).T.contiguous())
@@ -247,14 +257,19 @@ def _groups(
     network, wanted = Network(rows.model, trainable), taken(rows, params, x)
     width = max((value.shape[0] for value in params.values() if value.dim() == 2), default=1)
     size = max(_ROWS, _CACHE // width) // wanted.per_point or 1
+    values, slopes = x.new_empty(0), x.new_empty(0)
     for start in range(0, len(x), size):
         some = slice(start, start + size)
         build = partial(_linearized, network, params, wanted, x[some])
         linearized = build()
-        value, slopes = _local(rows.on(some), x[some], linearized.value, wanted)
+        value, slope = _local(rows.on(some), x[some], linearized.value, wanted)
         if root is not None:
-            value, slopes = value * root[some, None], slopes * root[some, None]
-        yield _Group(build, linearized, value.reshape(-1), slopes)
+            value, slope = value * root[some, None], slope * root[some, None]
+        if not start:  # one tensor for all groups: many small ones would leave holes in the heap
+            values = x.new_empty(len(x), *value.shape[1:])
+            slopes = x.new_empty(len(x), slope[:, :, :1].numel())
+        values[some], kept = value, slopes[some].view(slope.shape)
+        yield _Group(build, linearized, values[some].reshape(-1), kept.copy_(slope))
 
 
 def _linearized(network: Network, params: dict[str, Tensor], wanted: Taken, x: Tensor) -> Linearized:
