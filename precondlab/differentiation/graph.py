@@ -81,7 +81,7 @@ class Graph(Route):
         lead = u.shape[:1] if batched else ()
         return self.space.ravel(
             {
-                name: leaf.new_zeros(*lead, *leaf.shape) if gradient is None else gradient
+                name: leaf.new_zeros((*lead, *leaf.shape)) if gradient is None else gradient
                 for (name, leaf), gradient in zip(self.leaves.items(), gradients, strict=True)
             }
         )

@@ -13,6 +13,7 @@ from precondlab.differentiation.calculus import Pointwise, apply
 from precondlab.differentiation.jets import Network, Unsupported
 from precondlab.differentiation.jets.activations import automatic, elu, softplus
 from precondlab.symbol import Symbol
+from precondlab.testing import check_operator
 
 F64 = torch.float64
 X = torch.linspace(-1, 1, 60, dtype=F64).reshape(30, 2).sin()
@@ -42,10 +43,14 @@ class Net(nn.Module):
         torch.manual_seed(0)
         self.a, self.b, self.c = nn.Linear(2, 5), nn.Linear(5, 1), nn.Linear(4, 1)
         self.power, self.W = Power(), nn.Parameter(torch.randn(2, 5))
+        self.M, self.v, self.t = (nn.Parameter(torch.randn(shape)) for shape in ((5, 5), (5,), ()))
         self.register_buffer("tag", torch.randn(1, 2))
         self.register_buffer("B", torch.randn(2, 5))
         self._forward = forward
         self.double()
+
+    def twice(self, y):
+        return (y + self.v) * y
 
     def forward(self, x):
         return self._forward(self, x)
@@ -63,6 +68,16 @@ READ = {
     "silu": lambda net, x: net.b(F.silu(net.a(x))),
     "elu": lambda net, x: net.b(F.elu(net.a(x), alpha=0.5)),
     "buffer": lambda net, x: net.b(torch.tanh(x @ net.B)),
+    "x @ W + v": lambda net, x: net.b((torch.tanh(x @ net.W + net.v) @ net.M).sin()),
+    "v + x @ M.T": lambda net, x: net.b((net.v + net.a(x) @ net.M.T).tanh() @ net.M),
+    "matmul, mm": lambda net, x: net.b((net.t + torch.matmul(torch.mm(x, net.W), net.M.transpose(-2, -1))).tanh()),
+    "methods": lambda net, x: net.b(torch.add(net.a(x).matmul(net.M.t()), net.v).tanh()),
+    "addmm": lambda net, x: net.b(torch.addmm(net.v, x, net.W).tanh()),
+    "linear": lambda net, x: net.b(F.linear(F.linear(x, net.W.T, bias=net.v).tanh(), net.M, -0.5 * net.v)),
+    "linear without bias": lambda net, x: net.b(F.linear(net.a(x).tanh(), -net.M / 3)),
+    "shifts": lambda net, x: net.b((net.v - net.a(x)).tanh() - net.t + 2 * net.v),
+    "slopes": lambda net, x: net.b(torch.tanh(10.0 * net.t * net.a(x)) * -net.v),
+    "product taken twice": lambda net, x: net.b(net.twice(x @ net.W).tanh()),
 }
 LEFT = {
     "buffer joined": (
@@ -70,6 +85,10 @@ LEFT = {
         "torch.fx cannot read|argument",
     ),
     "second argument": (lambda net, x: net.b(torch.tanh(net.a(net.power(x, 2)))), "2 where a result"),
+    "computed weight": (lambda net, x: net.b((x @ (net.W * net.v)).tanh()), "mul with a parameter"),
+    "weight first": (lambda net, x: net.b((net.W.T @ x.T).T.tanh()), "getattr"),
+    "part of a parameter": (lambda net, x: net.b(net.a(x).tanh() * net.M[1, 0:5]), "getitem with a parameter"),
+    "slope zero": (lambda net, x: net.b((net.a(x) + 0 * net.t).tanh()), "mul with a parameter"),
     "keywords": (lambda net, x: net.b(torch.tanh(torch.add(input=net.a(x), other=1))), "with keywords"),
     "loop over points": (lambda net, x: net.b(torch.stack([net.a(y).tanh() for y in x])), "torch.fx cannot read"),
 }
@@ -80,6 +99,24 @@ def test_networks_that_are_read(name):
     J = pl.Jacobian(rows(Net(READ[name])))
     assert J.route == "jets"
     check_against_graph(J)
+
+
+def test_a_matrix_of_ones_own_is_a_linear_layer():
+    """Products by one step per layer; kernel and KFAC know the layer, however often its matrix is used."""
+    model = Net(lambda net, x: (((x @ net.W + net.v).tanh() @ net.M.T).tanh() @ net.M + net.v).tanh() @ net.b.weight.T)
+    params = {name: p for name, p in model.named_parameters() if name in ("W", "M", "v", "b.weight")}
+    assert len(Network(model, list(params)).steps) == 7
+    J = pl.Jacobian(rows(model, function=lambda x, u: laplacian(x, u) + u(x)[:, 0] ** 2, params=params))
+    assert J.route == "jets"
+    check_against_graph(J)
+    matrix = J.dense()
+    torch.testing.assert_close(pl.Kernel(J).formed().dense(), matrix @ matrix.T, rtol=1e-10, atol=1e-10)
+    found = torch.zeros_like(matrix)
+    for place, names, a, g in J.layers():
+        for (name,), block in [(names, torch.einsum("cnq,cnp->nqp", g, a))]:
+            found[place, J.domain.slices[name]] += block.flatten(1)
+    torch.testing.assert_close(found, matrix, rtol=1e-10, atol=1e-10)
+    check_operator(pl.preconditioners.kfac(pl.Gram(J), damping=1e-3))
 
 
 @pytest.mark.parametrize("name", LEFT)

@@ -47,9 +47,10 @@ class Layer:
         """Return each point's gradient for its own w ``[C, N, w]``: name → ``[N, *shape]``; None: by ``adjoint``."""
         return None
 
-    def augmented(self) -> tuple[tuple[str, ...], Tensor] | None:
-        """Return names of parameters and inputs a ``[C, N, p]``: their gradients, side by side, are ``Σ w aᵀ``."""
-        return None
+    def outer(self, w: Tensor) -> Sequence[Outer]:
+        """Return names of parameters with a ``[C, N, p]`` and g ``[C, N, q]``: their gradients for weights w
+        ``[C, N, w]`` of the output, side by side ``[q, p]``, are ``Σ g aᵀ``."""
+        return ()
 
     def kept(self) -> Sequence[Tensor]:
         """Return the tensors kept between passes."""
@@ -72,6 +73,7 @@ class Channelwise(Layer):
         return wanted
 
 
+Outer = tuple[tuple[str, ...], Tensor, Tensor]
 Params = dict[str, Tensor]  # blocks of columns ``[k, *shape]`` under the parameters' names
 
 
@@ -86,6 +88,7 @@ class Affine(Channelwise):
     bias: Tensor | None
     weight_name: str | None
     bias_name: str | None
+    transposed: bool = False  # whether the parameter is Wᵀ
 
     def primal(self, algebra: JetAlgebra, *inputs: Tensor) -> Tensor:
         (X,) = inputs
@@ -100,7 +103,7 @@ class Affine(Channelwise):
         C, N, _ = self.X.shape
         dZ = None if dX is None else self._times(self.weight, dX)  # [k, w_out, C·N]
         if self.weight_name is not None:
-            dW = params[self.weight_name]  # [k, w_out, w_in]
+            dW = self._oriented(params[self.weight_name])  # [k, w_out, w_in]
             rows = dW.reshape(-1, dW.shape[2])
             if dZ is None:
                 dZ = (rows @ self._flat).view(*dW.shape[:2], C * N)
@@ -119,16 +122,21 @@ class Affine(Channelwise):
         C, N, k, out = w.shape
         if self.weight_name in gradients:
             flat = w.permute(2, 3, 0, 1).reshape(k * out, C * N)
+            gradient = self._oriented(gradients[self.weight_name])
             if k == 1:  # where weights are large, a sum of its own costs as much as the product
-                gradients[self.weight_name].view(out, -1).addmm_(flat, self._flat.T)
+                gradient[0].addmm_(flat, self._flat.T)
             else:
                 product = (self._flat @ flat.T).T if self.X.shape[2] < k * out else flat @ self._flat.T
-                gradients[self.weight_name] += product.reshape(k, out, -1)
+                gradient += product.reshape(k, out, -1)
         if self.bias_name in gradients:
             gradients[self.bias_name] += w[0].sum(0)
         if not wanted[0]:
             return [None]
         return [self._times(self.weight.T, w).view(k, -1, C, N).permute(2, 3, 0, 1)]
+
+    def _oriented(self, block: Tensor) -> Tensor:
+        """Return a block of columns of the parameter as one of W."""
+        return block.transpose(1, 2) if self.transposed else block
 
     @property
     def _flat(self) -> Tensor:
@@ -144,12 +152,12 @@ class Affine(Channelwise):
     def rows(self, w: Tensor) -> dict[str, Tensor]:
         result = {}
         if self.weight_name is not None:
-            result[self.weight_name] = torch.einsum("cno,cni->noi", w, self.X)
+            result[self.weight_name] = self._oriented(torch.einsum("cno,cni->noi", w, self.X))
         if self.bias_name is not None:
             result[self.bias_name] = w[0]
         return result
 
-    def augmented(self) -> tuple[tuple[str, ...], Tensor] | None:
+    def outer(self, w: Tensor) -> Sequence[Outer]:
         parts = {}
         if self.weight_name is not None:
             parts[self.weight_name] = self.X
@@ -157,7 +165,9 @@ class Affine(Channelwise):
             one = self.X.new_zeros(*self.X.shape[:2], 1)
             one[0] = 1
             parts[self.bias_name] = one
-        return (tuple(parts), torch.cat(list(parts.values()), dim=2)) if parts else None
+        if self.transposed:
+            return [((name,), w, a) if name == self.weight_name else ((name,), a, w) for name, a in parts.items()]
+        return [(tuple(parts), torch.cat(list(parts.values()), dim=2), w)] if parts else []
 
     def kept(self) -> Sequence[Tensor]:
         return (self.X,)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from precondlab.differentiation.jets.activations import Unsupported
 from precondlab.differentiation.jets.algebra import JetAlgebra
-from precondlab.differentiation.jets.layers import Layer, Params
+from precondlab.differentiation.jets.layers import Layer, Outer, Params
 
 __all__ = ["Linearized", "Make", "Step"]
 
@@ -130,15 +130,13 @@ class Linearized:
             parts.append(gradients)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def layers(self, w: Tensor) -> Iterator[tuple[tuple[str, ...], Tensor, Tensor]]:
+    def layers(self, w: Tensor) -> Iterator[Outer]:
         """Yield names, inputs ``[C, N, p]`` and adjoints ``[C, N, q]`` of linear layers for weights ``[C, N, 1]``."""
-        found: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
+        found: list[Outer] = []
         ignored = _Ignore()
 
         def visit(step: Step, layer: Layer, weight: Tensor, wanted: Sequence[bool]) -> Sequence[Tensor | None]:
-            known = layer.augmented()
-            if known is not None:
-                found.append((*known, weight.squeeze(2)))
+            found.extend(layer.outer(weight.squeeze(2)))
             return layer.adjoint(self._algebra, weight, wanted=wanted, gradients=ignored)
 
         self._backward(w.unsqueeze(2), visit)

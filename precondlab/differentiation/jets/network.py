@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -32,14 +33,21 @@ __all__ = ["LAYERS", "Linearized", "Network", "Unsupported"]
 LAYERS: dict[type[nn.Module], Callable[[nn.Module, dict[str, Tensor], dict[int, str]], Layer]] = {}
 
 
+_TRANSPOSITIONS = (
+    *((getattr, "T"), (getattr, "mT"), (torch.t,)),
+    *((torch.transpose, *axes) for axes in ((0, 1), (1, 0), (-2, -1), (-1, -2))),
+)
+
+
 class Network:
     """A module as steps on jets, found by ``torch.fx``.
 
     Parameters
     ----------
     model
-        Maps ``[N, d]`` to ``[N, 1]``, built from linear layers, smooth elementwise functions, sums, products,
-        concatenations, and parameter-free modules of x.
+        Maps ``[N, d]`` to ``[N, 1]``, built from linear layers, products with and sums of parameters of its own
+        (``x @ W + b``, ``a * x``), smooth elementwise functions, sums, products, concatenations, and parameter-free
+        modules of x.
     trainable
         Names of the parameters to be differentiated.
 
@@ -60,6 +68,8 @@ class Network:
                 self._names[id(p)] = name
         self.steps: list[Step] = []
         self._place: dict[fx.Node, int] = {}
+        self._given: dict[fx.Node, _Given] = {}
+        self._unbiased: dict[fx.Node, tuple[int, Tensor, bool]] = {}
         if self._graph(model, [0]) != len(self.steps):
             raise Unsupported("a model whose output is not its last operation")
 
@@ -88,9 +98,15 @@ class Network:
                 break
             if node.op == "call_module":
                 self._place[node] = self._module(node, module.get_submodule(str(node.target)))
+            elif node.op == "get_attr":
+                self._given[node] = _Given(_attribute(module, str(node.target)))
             elif node.op in ("call_function", "call_method"):
-                self._place[node] = self._function(node, module)
-            elif node.op not in ("placeholder", "get_attr"):
+                target = getattr(torch, str(node.target), node.target) if node.op == "call_method" else node.target
+                if (given := self._rewritten(node, target)) is not None:
+                    self._given[node] = given
+                else:
+                    self._place[node] = self._function(node, target)
+            elif node.op != "placeholder":
                 raise Unsupported(f"the operation {node.op}")
         return self._at(node.args[0])
 
@@ -114,7 +130,9 @@ class Network:
             make = LAYERS[type(module)]
             return self._append(lambda params: make(module, params, self._names), *inputs, own=own)
         if isinstance(module, nn.Linear):
-            return self._append(lambda params: self._affine(module, params), *inputs, own=own)
+            if any(id(p) not in self._names for p in (module.weight, module.bias) if p is not None):
+                raise Unsupported("a linear layer whose weight is computed from other parameters")
+            return self._linear(module.weight, module.bias, *inputs)
         if (derivatives := derivatives_of(module)) is not None:
             return self._append(lambda params: Elementwise(derivatives), *inputs)
         if isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) == 1:
@@ -143,14 +161,27 @@ class Network:
 
     def _scale(self, weight: Tensor | None, bias: Tensor | None, x: int) -> int:
         """Append ``g x + b`` with numbers or vectors g and b; None is 1 or 0."""
-        known = [(p, self._names.get(id(p))) for p in (weight, bias)]
-        names = [name if name in self._trainable else None for _, name in known]
+        (g, g_name), (b, b_name) = self._read(weight), self._read(bias)
+        return self._append(lambda params: Scale(g(params), b(params), g_name, b_name), x, own=bool(g_name or b_name))
 
-        def make(params: dict[str, Tensor]) -> Scale:
-            g, b = (None if p is None else params[name] if name else p.detach() for p, name in known)
-            return Scale(g, b, *names)
+    def _linear(self, weight: Tensor, bias: Tensor | None, x: int, *, transposed: bool = False) -> int:
+        """Append ``W x + b``, W given by its transpose if so said."""
+        (W, W_name), (b, b_name) = self._read(weight), self._read(bias)
 
-        return self._append(make, x, own=any(names))
+        def make(params: dict[str, Tensor]) -> Affine:
+            matrix = W(params)
+            assert matrix is not None  # only the bias may be
+            return Affine(matrix.T if transposed else matrix, b(params), W_name, b_name, transposed)
+
+        return self._append(make, x, own=bool(W_name or b_name))
+
+    def _read(self, p: Tensor | None) -> tuple[Callable[[dict[str, Tensor]], Tensor | None], str | None]:
+        """Return how to take a tensor from parameters and buffers, and its name if it is to be differentiated."""
+        name = self._names.get(id(p))
+        if name is None:
+            constant = None if p is None else p.detach().clone()
+            return lambda params: constant, None
+        return lambda params: params[name], name if name in self._trainable else None
 
     def _fixed(self, module: nn.Module, params: dict[str, Tensor]) -> Fixed:
         state = {name: params[self._names[id(p)]] for name, p in (*module.named_parameters(), *module.named_buffers())}
@@ -161,33 +192,21 @@ class Network:
         differentiates = getattr(module, "differentiates", False)
         return Fixed(lambda algebra, x: _fixed_jets(function, differentiates, algebra, x))
 
-    def _affine(self, module: nn.Linear, params: dict[str, Tensor]) -> Affine:
-        weight, weight_name = self._parameter(module.weight, params)
-        if module.bias is None:
-            return Affine(weight, None, weight_name, None)
-        bias, bias_name = self._parameter(module.bias, params)
-        return Affine(weight, bias, weight_name, bias_name)
-
-    def _parameter(self, p: Tensor, params: dict[str, Tensor]) -> tuple[Tensor, str | None]:
-        if id(p) not in self._names:
-            raise Unsupported("a linear layer whose weight is computed from other parameters")
-        name = self._names[id(p)]
-        return params[name], name if name in self._trainable else None
-
-    def _function(self, node: fx.Node, module: nn.Module) -> int:
-        target = getattr(torch, str(node.target), node.target) if node.op == "call_method" else node.target
+    def _function(self, node: fx.Node, target: object) -> int:
         name = getattr(node.target, "__name__", node.target)
         if target in (torch.cat, torch.concat, torch.concatenate):
             given = dict(zip(("tensors", "dim"), node.args, strict=False)) | node.kwargs
             if given.get("dim", 0) in (-1, 1) and isinstance(given["tensors"], list | tuple):
                 return self._append(lambda params: Concatenate(), *map(self._at, given["tensors"]))
             raise Unsupported(f"the operation {name} over another axis than the last")
+        if any(n in self._given for n in node.all_input_nodes):
+            found = self._with_parameter(node, target)
+            if found is None:
+                raise Unsupported(f"the operation {name} with a parameter or a buffer")
+            return found
         if any(isinstance(value, fx.Node) for value in node.kwargs.values()):
             raise Unsupported(f"the operation {name} with keywords")
         nodes = [n for n in node.args if isinstance(n, fx.Node)]
-        constants = [n for n in nodes if n.op == "get_attr"]
-        if constants:
-            return self._with_constant(node, target, nodes, _attribute(module, str(constants[0].target)))
         inputs = [self._at(n) for n in nodes]
         if target in (torch.mean, torch.sum) and _is_width(node):
             return self._append(lambda params: Sum(mean=target is torch.mean), *inputs)
@@ -241,20 +260,83 @@ class Network:
             return self._append(lambda params: Elementwise(derivatives), *inputs)
         return None
 
-    def _with_constant(self, node: fx.Node, target: object, nodes: list[fx.Node], tensor: Tensor) -> int:
-        """Read ``x @ B``, ``x + c`` and ``c x`` with a parameter or a buffer."""
-        others = [self._at(n) for n in nodes if n.op != "get_attr"]
-        own = self._names.get(id(tensor)) in self._trainable
-        if len(others) == 1 and target in (operator.add, torch.add):
-            return self._scale(None, tensor, *others)
-        if len(others) == 1 and target in (operator.mul, torch.mul):
-            return self._scale(tensor, None, *others)
-        if len(others) == 1 and target in (operator.matmul, torch.matmul) and node.args[0] is nodes[0] and not own:
-            known, constant = self._names.get(id(tensor)), tensor.detach().clone()
-            return self._append(
-                lambda params: Affine((constant if known is None else params[known]).T, None, None, None), *others
-            )
-        raise Unsupported(f"the operation {getattr(node.target, '__name__', node.target)} with a parameter or a buffer")
+    def _rewritten(self, node: fx.Node, target: object) -> _Given | None:
+        """Return a parameter that is only transposed or multiplied by a number, as such; None for all else."""
+        if len(node.all_input_nodes) != 1 or node.all_input_nodes[0] not in self._given or node.kwargs:
+            return None
+        p, first = self._given[node.all_input_nodes[0]], isinstance(node.args[0], fx.Node)
+        others = tuple(a for a in node.args if not isinstance(a, fx.Node))
+        if p.tensor.dim() == 2 and (target, *others) in _TRANSPOSITIONS:
+            return replace(p, transposed=not p.transposed)
+        if target in (operator.neg, torch.neg) and not others:
+            return replace(p, factor=-p.factor)
+        if len(others) == 1 and isinstance(others[0], int | float) and others[0]:
+            if target in (operator.mul, torch.mul):
+                return replace(p, factor=others[0] * p.factor)
+            if target in (operator.truediv, torch.div) and first:
+                return replace(p, factor=p.factor / others[0])
+        return None
+
+    def _with_parameter(self, node: fx.Node, target: object) -> int | None:
+        """Append linear functions ``W x + b``, and ``x ± c`` and ``c x``, with parameters or buffers."""
+        args = list(node.args)
+        if target is nn.functional.linear and 2 <= len(args) + len(node.kwargs) <= 3:
+            named = dict(zip(("input", "weight", "bias"), args, strict=False)) | node.kwargs
+            x, weight, bias, transposed = named.get("input"), named.get("weight"), named.get("bias"), False
+        elif node.kwargs:
+            return None
+        elif target is torch.addmm and len(args) == 3:
+            (bias, x, weight), transposed = args, True
+        elif target in (operator.matmul, torch.matmul, torch.mm) and len(args) == 2:
+            (x, weight), bias, transposed = args, None, True
+        else:
+            return self._by_entries(target, args)
+        W, b = (self._given.get(p) if isinstance(p, fx.Node) else None for p in (weight, bias))
+        if W is None or W.tensor.dim() != 2 or (b is None) != (bias is None):
+            return None
+        start, transposed = self._times(W.factor, self._at(x)), transposed ^ W.transposed
+        place = self._linear(W.tensor, None, start, transposed=transposed)
+        self._unbiased[node] = start, W.tensor, transposed
+        return place if b is None else self._shifted(place, b, node)
+
+    def _by_entries(self, target: object, args: Sequence[object]) -> int | None:
+        """Append ``x ± c``, ``c − x`` and ``c x``."""
+        nodes = [a for a in args if isinstance(a, fx.Node)]
+        given = [self._given[n] for n in nodes if n in self._given]
+        if len(args) != 2 or len(nodes) != 2 or len(given) != 1 or given[0].transposed:
+            return None
+        (p,), first = given, nodes[1] in self._given
+        other = nodes[0 if first else 1]
+        x = self._at(other)
+        if target in (operator.mul, torch.mul):
+            return self._scale(p.tensor, None, self._times(p.factor, x))
+        if target in (operator.add, torch.add):
+            return self._shifted(x, p, other)
+        if target in (operator.sub, torch.sub):
+            return self._shifted(x, replace(p, factor=-p.factor)) if first else self._shifted(self._times(-1.0, x), p)
+        return None
+
+    def _shifted(self, x: int, b: _Given, node: fx.Node | None = None) -> int:
+        """Append ``x + b``, as one step with ``W x`` if that is the last one and nothing else takes it."""
+        alone = node is not None and len(node.users) <= 1 and x == len(self.steps) and b.factor == 1
+        if alone and node in self._unbiased:
+            start, weight, transposed = self._unbiased[node]
+            if b.tensor.shape == weight.shape[transposed : 1 + transposed]:
+                self.steps.pop()
+                return self._linear(weight, b.tensor, start, transposed=transposed)
+        return self._times(b.factor, self._scale(None, b.tensor, self._times(1 / b.factor, x)))
+
+    def _times(self, factor: float, x: int) -> int:
+        return x if factor == 1 else self._append(lambda params: Add((factor,)), x)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A parameter or a buffer, times a number, and transposed or not, where a model uses it."""
+
+    tensor: Tensor
+    factor: float = 1.0
+    transposed: bool = False
 
 
 class _Tracer(fx.Tracer):
