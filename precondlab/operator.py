@@ -164,7 +164,7 @@ class Operator(LinearOperator):
         return algebra.Scaled(self, -1.0)
 
     def __pow__(self, power: int) -> Operator:
-        if not isinstance(power, int) or power < 1 or self.shape[0] != self.shape[1]:
+        if not isinstance(power, int | np.integer) or power < 1 or self.shape[0] != self.shape[1]:
             raise ValueError(f"A**p needs a square operator and an integer p ≥ 1, got {self.shape} and p={power}")
         return self if power == 1 else algebra.Product(*[self] * power)
 

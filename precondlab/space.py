@@ -65,7 +65,7 @@ class Space:
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ) -> None:
-        if isinstance(blocks, int):
+        if isinstance(blocks, int | np.integer):
             blocks = {"": (blocks,)}
         self.shapes = {name: torch.Size(shape) for name, shape in blocks.items()}
         self.dtype = dtype

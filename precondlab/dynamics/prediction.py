@@ -13,8 +13,8 @@ from torch import Tensor
 from precondlab.dynamics.measure import measure, require_residual
 from precondlab.dynamics.methods import GradientDescent, Method
 from precondlab.errors import Status
+from precondlab.krylov.checks import require_integer
 from precondlab.operator import Operator, as_operator
-from precondlab.spectrum.density import require_integer
 
 __all__ = ["Departure", "DepartureStatus", "TrainingCurve", "departure", "predict_training"]
 
@@ -202,10 +202,8 @@ def _method(learning_rate: float | None, method: Method | None) -> Method:
 
 def _require(J: Operator, residual: Tensor, M: Operator | None, steps: int, num_matvecs: int) -> None:
     n = J.shape[1]
-    for name, count in (("steps", steps), ("num_matvecs", num_matvecs)):
-        require_integer(count, "predict_training", name)
-    if steps < 0 or num_matvecs < 1:
-        raise ValueError(f"predict_training: expected steps ≥ 0 and num_matvecs ≥ 1, got {steps} and {num_matvecs}")
+    require_integer("predict_training", "steps", steps, least=0)
+    require_integer("predict_training", "num_matvecs", num_matvecs)
     require_residual("predict_training", J, residual)
     if M is not None and M.shape != (n, n):
         raise ValueError(f"predict_training: expected a preconditioner of shape ({n}, {n}), got {M!r}")

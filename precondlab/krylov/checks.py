@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -25,11 +25,10 @@ def require_integer(who: str, name: str, value: object, *, least: int = 1, most:
     ...
     TypeError: eigsh: k should be an integer, got 3.0 (float); use int(...)
     """
-    try:
-        number = operator.index(value)  # pyright: ignore[reportArgumentType]
-    except TypeError:
+    if isinstance(value, bool) or not isinstance(value, Integral):
         kind = type(value).__name__
-        raise TypeError(f"{who}: {name} should be an integer, got {value!r} ({kind}); use int(...)") from None
+        raise TypeError(f"{who}: {name} should be an integer, got {value!r} ({kind}); use int(...)")
+    number = int(value)
     if number < least or (most is not None and number > most):
         wanted = f"≥ {least}" if most is None else f"between {least} and {most}"
         raise ValueError(f"{who}: {name} should be {wanted}, got {number}")

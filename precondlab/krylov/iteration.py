@@ -12,7 +12,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from precondlab.krylov.checks import dots, repeat_error, require_finite, require_symmetric
+from precondlab.krylov.checks import dots, repeat_error, require_finite, require_integer, require_symmetric
 from precondlab.krylov.solution import Solution, SolverStatus
 from precondlab.operator import Operator, as_operator
 from precondlab.operators import Identity, VStack
@@ -84,9 +84,7 @@ class System:
         for option, value in (("rtol", rtol), ("atol", atol)):
             if not isinstance(value, (int, float, np.number)) or not value >= 0:
                 raise ValueError(f"{name}: {option} should be a number ≥ 0, got {value!r}")
-        self.maxiter = 10 * n if maxiter is None else maxiter
-        if self.maxiter < 0:
-            raise ValueError(f"{name}: maxiter should be ≥ 0, got {maxiter}")
+        self.maxiter = 10 * n if maxiter is None else require_integer(name, "maxiter", maxiter, least=0)
         self.used = self.A.num_matvecs
         self.tensor = isinstance(b, Tensor)
         B, self.vector = self._enter(b, m, "b")

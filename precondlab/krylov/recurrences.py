@@ -11,6 +11,7 @@ from torch import Tensor
 
 from precondlab.errors import Breakdown, NotPositive
 from precondlab.krylov.basis import Basis, require_finite
+from precondlab.krylov.checks import require_integer
 from precondlab.operator import Operator
 from precondlab.space import Space
 
@@ -103,7 +104,7 @@ def lanczos(A: Operator, start: Tensor, *, num_matvecs: int, M: Operator | None 
     norm = _norm(space, w, z)
     if norm == 0:
         raise Breakdown("lanczos: the start vector is zero; give one with a component in the range of the operator")
-    limit = min(num_matvecs, space.size)
+    limit = min(require_integer("lanczos", "num_matvecs", num_matvecs), space.size)
     Q = _columns(space, limit)
     Z = Q if M is None else _columns(space, limit)
     alphas: list[float] = []
@@ -153,7 +154,7 @@ def golub_kahan(J: Operator, start: Tensor, *, num_matvecs: int) -> Iterator[Bid
     >>> B.svd()[0].round(5)
     array([2., 1.])
     """
-    limit = min(num_matvecs, J.domain.size)
+    limit = min(require_integer("golub_kahan", "num_matvecs", num_matvecs), J.domain.size)
     right, left = Basis(J.domain, limit + 1), Basis(J.codomain, limit)
     if not right.append(start.to(J.domain.device, J.domain.dtype)[:, None])[1].any():
         raise Breakdown("golub_kahan: the start vector is zero; give a non-zero one")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -223,8 +224,8 @@ def fourier(
 
 def _half_lattice(frequencies: int | Sequence[int], dim: int) -> Tensor:
     """Return the integer vectors ``[pairs, dim]`` in a box whose first non-zero entry is positive."""
-    limits = [frequencies] * dim if isinstance(frequencies, int) else list(frequencies)
-    if len(limits) != dim or any(not isinstance(limit, int) or limit < 0 for limit in limits):
+    limits = [frequencies] * dim if isinstance(frequencies, int | np.integer) else list(frequencies)
+    if len(limits) != dim or any(not isinstance(limit, int | np.integer) or limit < 0 for limit in limits):
         raise ValueError(
             f"fourier: frequencies should be an integer ≥ 0 or {dim} of them, one per interval of the "
             f"domain, got {frequencies!r}; for more dimensions give domain=((a, b), …)"

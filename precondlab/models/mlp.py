@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -96,7 +97,7 @@ def fourier_mlp(
 
 
 def _layers(sizes: Sequence[int], activation: Activation, dtype: torch.dtype, seed: int | None) -> list[nn.Module]:
-    if len(sizes) < 2 or any(not isinstance(size, int) or size < 1 for size in sizes):
+    if len(sizes) < 2 or any(not isinstance(size, int | np.integer) or size < 1 for size in sizes):
         raise ValueError(f"mlp: sizes should be at least two widths ≥ 1, from input to output, got {sizes!r}")
     if isinstance(activation, str) and activation not in _ACTIVATIONS:
         raise ValueError(f"mlp: activation should be a module class or one of {list(_ACTIVATIONS)}, got {activation!r}")

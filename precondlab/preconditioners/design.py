@@ -17,6 +17,7 @@ from torch import Tensor
 from precondlab.catalogue import factories
 from precondlab.errors import Status
 from precondlab.krylov import SolverStatus
+from precondlab.krylov.checks import require_integer
 from precondlab.operator import Operator, as_operator
 from precondlab.operators import Identity
 from precondlab.preconditioners.preconditioner import require_damping, require_square
@@ -227,8 +228,9 @@ def design(
             f"design: expected a positive operator, got {A!r}; take pl.Gram(J), declare positive=True where it is "
             "made, or wrap SciPy's by pl.as_operator(A, positive=True)"
         )
-    if budget < 2 or not 0 < rtol < 1:
-        raise ValueError(f"design: expected a budget ≥ 2 products and 0 < rtol < 1, got {budget} and {rtol}")
+    budget = require_integer("design", "budget", budget, least=2)
+    if not 0 < rtol < 1:
+        raise ValueError(f"design: expected 0 < rtol < 1, got {rtol}")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     target = as_operator(A + damping * Identity(A.domain)) if damping else A
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from precondlab.algebra import Scaled, Sum
 from precondlab.errors import NotPositive
+from precondlab.krylov.checks import require_integer
 from precondlab.operator import Operator, as_operator
 from precondlab.operators import BlockDiagonal, Dense, Diagonal, Gram, Identity, Kernel, LowRank
-from precondlab.preconditioners.preconditioner import Preconditioner, finite, is_whole, require_damping, require_square
+from precondlab.preconditioners.preconditioner import Preconditioner, finite, require_damping, require_square
 from precondlab.preconditioners.subspaces import Indices, as_indices, subspace_factor
 from precondlab.spectrum import diagonal
 
@@ -76,8 +77,7 @@ def jacobi(
     A = as_operator(A)
     require_square("jacobi", A)
     require_damping("jacobi", damping)
-    if not is_whole(num_matvecs) or num_matvecs < 1:
-        raise ValueError(f"jacobi: expected an integer num_matvecs ≥ 1, got {num_matvecs!r}")
+    require_integer("jacobi", "num_matvecs", num_matvecs)
     entries, how, setup = diagonal_of(A, "jacobi", num_matvecs=num_matvecs, estimate=estimate, generator=generator)
     entries = entries + damping
     bad = (~(entries > 0)).nonzero()

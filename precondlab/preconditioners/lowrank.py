@@ -9,13 +9,13 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from precondlab.errors import NotConverged, NotPositive, NotSymmetric
+from precondlab.krylov.checks import require_integer
 from precondlab.operator import Operator, as_operator
 from precondlab.preconditioners.diagonal import diagonal_of
 from precondlab.preconditioners.preconditioner import (
     Preconditioner,
     finite,
     require_damping,
-    require_rank,
     require_square,
 )
 from precondlab.preconditioners.spectral import SpectralUpdate
@@ -72,7 +72,7 @@ def nystrom(
     """
     A = as_operator(A)
     require_square("nystrom", A)
-    require_rank("nystrom", rank, A.shape[0])
+    require_integer("nystrom", "rank", rank, most=A.shape[0])
     require_damping("nystrom", damping)
     test = torch.linalg.qr(A.domain.random(rank, generator=generator)).Q
     U, values = _approximate(A, test, _products(A, test, "nystrom"), damping, "nystrom")
@@ -130,9 +130,9 @@ def nystrom_adaptive(
     name, size = "nystrom_adaptive", A.shape[0]
     require_square(name, A)
     limit = size if max_rank is None else max_rank
-    require_rank(name, limit, size)
+    require_integer(name, "max_rank", limit, most=size)
     rank = min(_FIRST_RANK, limit) if rank is None else rank
-    require_rank(name, rank, limit)
+    require_integer(name, "rank", rank, most=limit)
     require_damping(name, damping)
     if damping == 0 or not condition > 1:
         raise ValueError(f"{name}: expected damping > 0 and condition > 1, got {damping} and {condition}")
@@ -215,7 +215,7 @@ def pivoted_cholesky(
     K = as_operator(K)
     name, size = "pivoted_cholesky", K.shape[0]
     require_square(name, K)
-    require_rank(name, rank, size)
+    require_integer(name, "rank", rank, most=size)
     if damping is not None:
         require_damping(name, damping)
     if generator is None:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from precondlab.errors import NotPositive
 from precondlab.krylov import lanczos
+from precondlab.krylov.checks import require_integer
 from precondlab.operator import Operator, as_operator
-from precondlab.preconditioners.preconditioner import Preconditioner, is_whole, require_square
+from precondlab.preconditioners.preconditioner import Preconditioner, require_square
 
 __all__ = ["chebyshev", "lanczos_polynomial"]
 
@@ -69,10 +70,9 @@ def chebyshev(
     A = as_operator(A)
     require_square("chebyshev", A)
     a, b = interval
-    if not is_whole(degree) or degree < 0 or not 0 < a < b < np.inf:
-        raise ValueError(
-            f"chebyshev: expected an integer degree ≥ 0 and an interval 0 < a < b, got {degree} and {interval}"
-        )
+    require_integer("chebyshev", "degree", degree, least=0)
+    if not 0 < a < b < np.inf:
+        raise ValueError(f"chebyshev: expected an interval 0 < a < b, got {interval}")
     ritz, _, used = _measure(A, _CHECK_STEPS, generator, "chebyshev")
     if ritz[-1] > b * (1 + 100 * A.domain.eps):
         raise ValueError(
@@ -130,9 +130,9 @@ def lanczos_polynomial(
     A = as_operator(A)
     name = "lanczos_polynomial"
     require_square(name, A)
+    degree = require_integer(name, "degree", degree, least=0)
     steps = 4 * degree + 10 if num_matvecs is None else num_matvecs
-    if not (is_whole(degree) and is_whole(steps) and 0 <= degree < steps):
-        raise ValueError(f"{name}: expected integers 0 ≤ degree < num_matvecs, got {degree} and {steps}")
+    require_integer(name, "num_matvecs", steps, least=degree + 1)
     ritz, weights, used = _measure(A, steps, generator, name)
     degree = min(degree, len(ritz) - 1)  # more is not determined by so few values
     top = ritz[-1]

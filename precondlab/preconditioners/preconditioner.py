@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -86,19 +85,6 @@ def require_damping(caller: str, damping: float) -> None:
     """Raise unless the damping is a finite number ≥ 0."""
     if not (math.isfinite(damping) and damping >= 0):
         raise ValueError(f"{caller}: expected a finite damping ≥ 0, got {damping}; 0 preconditions A itself")
-
-
-def is_whole(x: object) -> bool:
-    """Return whether x is an integer, Python's or NumPy's."""
-    return isinstance(x, numbers.Integral) and not isinstance(x, bool)
-
-
-def require_rank(caller: str, rank: int, size: int) -> None:
-    """Raise unless rank is an integer and 1 ≤ rank ≤ size."""
-    if not is_whole(rank):
-        raise ValueError(f"{caller}: expected an integer rank, got {rank!r}")
-    if not 1 <= rank <= size:
-        raise ValueError(f"{caller}: expected 1 ≤ rank ≤ {size}, the size of the operator, got {rank}")
 
 
 def finite(Y: Tensor, caller: str, A: Operator) -> Tensor:

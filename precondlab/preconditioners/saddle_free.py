@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from scipy.sparse.linalg import LinearOperator
 
+from precondlab.krylov.checks import require_integer
 from precondlab.operator import Operator, as_operator
 from precondlab.preconditioners.preconditioner import Preconditioner, require_damping, require_square
 from precondlab.preconditioners.spectral import SpectralUpdate
@@ -53,8 +54,7 @@ def saddle_free(
     A = as_operator(A)
     require_square("saddle_free", A)
     require_damping("saddle_free", damping)
-    if not 1 <= rank < A.shape[0]:
-        raise ValueError(f"saddle_free: expected 1 ≤ rank < {A.shape[0]}, the size of the operator, got {rank}")
+    require_integer("saddle_free", "rank", rank, most=A.shape[0] - 1)
     before = A.num_matvecs
     pairs = eigsh(A, rank, which="LM", generator=generator).check()
     sizes = torch.as_tensor(abs(pairs.values), device=A.domain.device).to(A.domain.dtype)

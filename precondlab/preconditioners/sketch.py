@@ -9,6 +9,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
+from precondlab.krylov.checks import require_integer
 from precondlab.operator import Operator, as_operator
 from precondlab.operators import Dense, Identity
 from precondlab.preconditioners.embedding import SparseSigns, Trigonometric
@@ -121,6 +122,7 @@ def sketch(
         raise ValueError(f"sketch: expected 0 ≤ rcond < 1, relative to the largest singular value, got {rcond}")
     if embedding not in ("sparse", "trigonometric"):
         raise ValueError(f"sketch: expected the embedding 'sparse' or 'trigonometric', got {embedding!r}")
+    require_integer("sketch", "hashes", hashes)
     rows = round(oversampling * n)
     if rows >= m:
         S: Operator = Identity(J.codomain)

@@ -62,12 +62,12 @@ def box_points(domain: Domain, count: Count, *, rule: Rule | None = None, seed: 
     (tensor([[0.2500], [0.7500]], dtype=torch.float64), tensor([0.5000, 0.5000], dtype=torch.float64))
     """
     dim = len(domain)
-    counts = [count] if isinstance(count, int) else list(count)
+    counts = list(count) if isinstance(count, Sequence) else [count]
     if rule is not None and rule not in _RULES:
         raise ValueError(f"sampling: rule is one of {list(_RULES)} or None, got {rule!r}")
-    if any(not isinstance(n, int) or n < 1 for n in counts) or len(counts) not in (1, dim):
+    if any(not isinstance(n, int | np.integer) or n < 1 for n in counts) or len(counts) not in (1, dim):
         raise ValueError(f"sampling: expected a number of points ≥ 1 or {dim} of them, one per axis, got {count!r}")
-    single = isinstance(count, int)
+    single = isinstance(count, int | np.integer)
     rule = rule or ("midpoint" if dim == 1 or not single else "sobol")
     if rule in ("sobol", "uniform"):
         if not single and dim > 1:
@@ -112,7 +112,7 @@ def face_points(
     sides = [tuple(side for axis, side in enumerate(domain) if axis != face[0]) for face in faces]
     if dim == 1:
         counts: list[Count] = [1] * len(faces)
-    elif isinstance(count, int):
+    elif isinstance(count, int | np.integer):
         counts = list(_shares(count, [math.prod(b - a for a, b in side) for side in sides]))
     else:
         if len(count) != dim:
@@ -185,7 +185,7 @@ def pool_points(domain: Domain, count: Count, *, rule: Rule | None = None, seed:
     ValueError
         For another rule, or a count per axis: a part of a tensor product integrates nothing.
     """
-    if not isinstance(count, int) or rule not in (None, "sobol", "uniform"):
+    if not isinstance(count, int | np.integer) or rule not in (None, "sobol", "uniform"):
         raise ValueError(
             "sampling: adaptive points are some of many random ones: they take one number of points and the rule "
             f"'sobol' or 'uniform', got {count!r} and {rule!r}"

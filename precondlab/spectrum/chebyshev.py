@@ -9,9 +9,10 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from precondlab.errors import Breakdown
+from precondlab.krylov.checks import repeat_error, require_symmetric
 from precondlab.krylov.probes import spherical, tridiagonalize
 from precondlab.operator import Operator
-from precondlab.spectrum.density import Density, noise, of_rules, probed
+from precondlab.spectrum.density import Density, of_rules, probed
 from precondlab.spectrum.quadrature import Rule, gauss
 from precondlab.spectrum.trace import columnwise, host
 
@@ -57,7 +58,7 @@ def kernel_polynomial(
     Breakdown
         If a product is not finite, or an eigenvalue lies outside the bounds.
 
-    Cost: num_matvecs · num_probes products (and 20 for the bounds); memory 4 num_probes vectors.
+    Cost: num_matvecs · num_probes products, 5 for checks (and 20 for the bounds); memory 4 num_probes vectors.
     Reference: Weiße, Wellein, Alvermann & Fehske (2006), doi:10.1103/RevModPhys.78.275.
 
     >>> from precondlab.operators import Identity
@@ -69,6 +70,7 @@ def kernel_polynomial(
     A = probed(A, "kernel_polynomial", num_matvecs, num_probes)
     before = A.num_matvecs
     generator = generator or torch.Generator().manual_seed(0)
+    require_symmetric(A)
     low, high = _interval(A, generator) if bounds is None else bounds
     if not low < high:
         raise ValueError(f"kernel_polynomial: expected bounds (low, high) with low < high, got ({low}, {high})")
@@ -87,7 +89,8 @@ def kernel_polynomial(
     nodes = centre + radius * np.cos(np.pi * (np.arange(2 * count) + 0.5) / (2 * count))[::-1]
     known = np.full(2 * count, np.inf)
     rules = tuple(Rule(nodes, column / column.sum(), 0, known) for column in weights.T)
-    return of_rules(A.domain, rules, A.num_matvecs - before)
+    noise = repeat_error(A) * max(abs(low), abs(high))
+    return of_rules(A.domain, rules, A.num_matvecs - before, noise=noise)
 
 
 def _moments(A: Operator, starts: Tensor, num_matvecs: int, centre: float, radius: float) -> np.ndarray:
@@ -114,7 +117,6 @@ def _jackson(count: int) -> np.ndarray:
 def _interval(A: Operator, generator: torch.Generator) -> tuple[float, float]:
     start = spherical(A.domain, 1, generator=generator)
     (T,) = tridiagonalize(A, start, num_steps=_BOUND_STEPS, reorthogonalize=True)
-    noise(A, [T])  # refuses what is not symmetric
     rule = gauss(T)
     low, high = rule.nodes[0] - rule.residuals[0], rule.nodes[-1] + rule.residuals[-1]
     if A.positive:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from precondlab.errors import NotSymmetric
 from precondlab.krylov import Tridiagonalization
-from precondlab.krylov.checks import repeat_error, require_symmetric
+from precondlab.krylov.checks import repeat_error, require_integer, require_symmetric
 from precondlab.krylov.probes import spherical, tridiagonalize
 from precondlab.operator import Operator, as_operator
 from precondlab.space import Space
@@ -264,17 +263,9 @@ def of_rules(space: Space, rules: tuple[Rule, ...], num_matvecs: int, *, noise: 
 
 def probed(A: LinearOperator, who: str, num_matvecs: int, num_probes: int) -> Operator:
     """Return A as an operator after checking it and the numbers of products and probes."""
-    require_integer(num_matvecs, who, "num_matvecs")
-    require_integer(num_probes, who, "num_probes")
-    if num_matvecs < 1 or num_probes < 1:
-        raise ValueError(f"{who}: expected num_matvecs ≥ 1 and num_probes ≥ 1, got {num_matvecs} and {num_probes}")
+    require_integer(who, "num_matvecs", num_matvecs)
+    require_integer(who, "num_probes", num_probes)
     return symmetric(A, who)
-
-
-def require_integer(value: object, who: str, name: str) -> None:
-    """Raise TypeError unless a count is an integer."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{who}: expected an integer {name}, got {value!r}")
 
 
 def symmetric(A: LinearOperator, who: str) -> Operator:

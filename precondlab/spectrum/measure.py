@@ -11,8 +11,9 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from precondlab.krylov import Tridiagonalization, lanczos
+from precondlab.krylov.checks import require_integer
 from precondlab.operators import Gram, Kernel
-from precondlab.spectrum.density import noise, require_integer, symmetric
+from precondlab.spectrum.density import noise, symmetric
 from precondlab.spectrum.quadrature import Rule, gauss, lobatto
 
 __all__ = ["Measure", "Share", "spectral_measure"]
@@ -130,9 +131,9 @@ class Measure:
         >>> print(spectral_measure(K, start=torch.ones(2)).unlearned(steps=2, learning_rate=1.0))
         0.158203 in [0.158203, 0.158203]
         """
-        require_integer(steps, "unlearned", "steps")
-        if steps < 0 or not learning_rate > 0:
-            raise ValueError(f"unlearned: expected steps ≥ 0 and η > 0, got {steps} and {learning_rate}")
+        require_integer("unlearned", "steps", steps, least=0)
+        if not learning_rate > 0:
+            raise ValueError(f"unlearned: expected a learning rate η > 0, got {learning_rate}")
         lower = _left(self.rule, steps, learning_rate)
         if largest is not None and not largest >= self.nodes[-1] - self.tolerance:
             raise ValueError(
@@ -205,9 +206,7 @@ def spectral_measure(A: LinearOperator, /, *, start: Tensor | np.ndarray, num_ma
     >>> m.nodes.round(9), m.weights.round(9), m.mass
     (array([1., 4.]), array([ 9., 16.]), 25.0)
     """
-    require_integer(num_matvecs, "spectral_measure", "num_matvecs")
-    if num_matvecs < 1:
-        raise ValueError(f"spectral_measure: expected num_matvecs ≥ 1, got {num_matvecs}")
+    require_integer("spectral_measure", "num_matvecs", num_matvecs)
     A = symmetric(A, "spectral_measure")
     v = torch.as_tensor(start).detach()
     if isinstance(A, Gram) and v.shape == (A.J.shape[0],) != (A.shape[0],):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -137,7 +138,7 @@ def _at_start(problem: Problem, condition: Condition) -> bool:
 
 def _edges(problem: Problem, slabs: int | Sequence[float]) -> tuple[float, ...]:
     first, last = problem.domain[-1]
-    if isinstance(slabs, int):
+    if isinstance(slabs, int | np.integer):
         if slabs < 1:
             raise ValueError(f"march: expected at least one slab, got {slabs}")
         return (*(first + (last - first) * k / slabs for k in range(slabs)), last)

@@ -14,12 +14,9 @@ PAIRS = torch.eye(8, dtype=torch.float64)[:, :2]
 POISSON, SERIES = pl.problems.poisson(), pl.models.fourier(2)
 
 CALLS = {
-    "integer rank": lambda: pc.nystrom(A, rank=2.5),
-    "rank ≤ 8": lambda: pc.nystrom(A, rank=9),
-    "integer degree": lambda: pc.chebyshev(A, degree=2.5, interval=(1.0, 8.0)),
-    "integers 0 ≤ degree": lambda: pc.lanczos_polynomial(A, degree=2.5),
-    "num_matvecs ≥ 1, got 0": lambda: pc.jacobi(A, num_matvecs=0),
-    "num_matvecs ≥ 1, got -3": lambda: pc.jacobi(A, num_matvecs=-3),
+    "rank should be between 1 and 8, got 9": lambda: pc.nystrom(A, rank=9),
+    "num_matvecs should be ≥ 6, got 5": lambda: pc.lanczos_polynomial(A, degree=5, num_matvecs=5),
+    "num_matvecs should be ≥ 1, got -3": lambda: pc.jacobi(A, num_matvecs=-3),
     "finite oversampling": lambda: pc.sketch(J, oversampling=float("inf")),
     "rcond < 1, relative to the largest singular value, got nan": lambda: pc.sketch(J, rcond=float("nan")),
     "rcond < 1, relative to the largest singular value, got 2": lambda: pc.sketch(J, rcond=2.0),

@@ -95,11 +95,11 @@ def test_bad_input_is_refused():
     for interval in [(0.0, 4.0), (4.0, 1.0), (-1.0, 4.0), (1.0, math.inf), (math.nan, 1.0)]:
         with pytest.raises(ValueError, match="interval 0 < a < b"):
             chebyshev(A, degree=3, interval=interval)
-    with pytest.raises(ValueError, match="degree ≥ 0"):
+    with pytest.raises(ValueError, match="degree should be ≥ 0"):
         chebyshev(A, degree=-1, interval=(1.0, 4.0))
     with pytest.raises(ValueError, match=r"at least (3\.9|4).*above the interval"):
         chebyshev(A, degree=3, interval=(1.0, 2.0))
-    with pytest.raises(ValueError, match="degree < num_matvecs"):
+    with pytest.raises(ValueError, match="num_matvecs should be ≥ 6"):
         lanczos_polynomial(A, degree=5, num_matvecs=5)
     indefinite = Dense(torch.diag(torch.tensor([1.0, -1.0])), symmetric=True)
     for make in (lambda B: chebyshev(B, degree=2, interval=(1.0, 2.0)), lambda B: lanczos_polynomial(B, degree=1)):

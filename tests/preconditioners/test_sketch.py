@@ -164,7 +164,7 @@ def test_bad_input_is_refused():
         sketch(J, oversampling=0.5)
     with pytest.raises(ValueError, match="'sparse' or 'trigonometric', got 'dense'"):
         sketch(J, embedding="dense")
-    with pytest.raises(ValueError, match="1 ≤ hashes ≤ 9"):
+    with pytest.raises(ValueError, match="hashes should be ≥ 1, got 0"):
         sketch(J, hashes=0)
     with pytest.raises(ValueError, match=r"expected shape \(30,\) or \(30, k\), got \(3,\)"):
         sketch(J).guess(torch.ones(3).double())

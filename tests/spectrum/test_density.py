@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pytest
@@ -185,7 +185,7 @@ def test_mistakes_are_refused():
     A = symmetric(MIXED)
     with pytest.raises(NotSymmetric, match="not symmetric"):
         spectral_density(aslinearoperator(np.triu(np.ones((4, 4)))))
-    with pytest.raises(ValueError, match="num_probes ≥ 1"):
+    with pytest.raises(ValueError, match="num_probes should be ≥ 1"):
         spectral_density(A, num_probes=0)
     d = spectral_density(A, num_matvecs=5, num_probes=1)
     with pytest.raises(ValueError, match="a ≤ b"):
@@ -194,11 +194,6 @@ def test_mistakes_are_refused():
         d.smooth(width=0.0)
     with pytest.raises(ValueError, match=r"'symlog', got 'loglog'"):
         d.smooth(axis="loglog")  # pyright: ignore[reportArgumentType]
-    wrong: list[dict[str, Any]] = [{"num_matvecs": 5.5}, {"num_probes": 2.0}]
-    for options in wrong:
-        for density in (spectral_density, kernel_polynomial):
-            with pytest.raises(TypeError, match="an integer num_"):
-                density(A, **options)
     with pytest.raises(ValueError, match="log axis"):
         spectral_density(-1 * pl.operators.Identity(pl.Space(3))).smooth(axis="log")
     with pytest.raises(ValueError, match="level between 0 and 1"):
@@ -216,7 +211,9 @@ def test_noise_widens_the_tolerance_and_asymmetry_is_refused():
         assert 1e-2 * size < d.tolerance < 1e2 * size
         assert distances[np.argmax(d.nodes)] < d.tolerance
     triangle = Dense(torch.triu(torch.ones(30, 30, dtype=torch.float64)), symmetric=True)
-    for refused in (spectral_density, kernel_polynomial, lambda A: pl.spectral_measure(A, start=np.ones(30))):
+    bounded = partial(kernel_polynomial, bounds=(-100.0, 100.0))
+    assert 1e-4 < bounded(pl.testing.Faulty(A, noise=1e-3), num_matvecs=5).tolerance < 10
+    for refused in (spectral_density, kernel_polynomial, bounded, lambda A: pl.spectral_measure(A, start=np.ones(30))):
         with pytest.raises(NotSymmetric, match="is not symmetric"):
             refused(triangle)
 

@@ -144,7 +144,7 @@ def test_mistakes_are_refused():
     J = Dense(torch.ones(2, 3, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"pl.Kernel\(J\)"):
         pl.spectral_measure(pl.Gram(J), start=torch.ones(4))
-    with pytest.raises(ValueError, match="num_matvecs ≥ 1"):
+    with pytest.raises(ValueError, match="num_matvecs should be ≥ 1"):
         pl.spectral_measure(pl.Gram(J), start=torch.ones(3), num_matvecs=0)
     with pytest.raises(Breakdown, match="zero"):
         pl.spectral_measure(pl.Gram(J), start=torch.zeros(3))
