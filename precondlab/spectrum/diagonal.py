@@ -31,9 +31,9 @@ def diagonal(
 
     ``"hutchinson"`` is the mean of ``ω ∘ Aω`` over random signs ω; the variance of an entry is the sum of
     squares of its row outside the diagonal. ``"xdiag"`` is exact on the range Q₍ᵢ₎ of all probes but one, which
-    serves to sample what is left, and averages over i: exact for rank A < k = ⌊num_matvecs/2⌋. Its standard
-    error is the spread of the k exchangeable, not independent, estimates. A budget of n
-    products or more gives the exact diagonal.
+    serves to sample what is left, and averages over i: exact for rank A < k = ⌊num_matvecs/2⌋. Its k estimates are
+    exchangeable, not independent: as for :func:`~precondlab.spectrum.xtrace` the variance of their mean is taken to
+    be twice what their spread tells. A budget of n products or more gives the exact diagonal.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def _xdiag(A: Operator, num_matvecs: int, generator: torch.Generator) -> Estimat
     removed = Q @ S
     correction = removed * (signs.conj() * torch.from_numpy(lengths).to(signs) - (Z @ S).conj())
     mean = correction.mean(1)
-    spread = (correction - mean[:, None]).abs().square().sum(1)
+    spread = 2 * (correction - mean[:, None]).abs().square().sum(1)
     return _estimate((Q * Z.conj()).sum(1) + mean, spread, count, 2 * count)
 
 

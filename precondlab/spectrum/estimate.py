@@ -70,13 +70,6 @@ class Estimate(Generic[T]):
         return f"{self.value:.6g} ± {self.stderr:.2g} ({self.num_matvecs} products{bracket})"
 
 
-def sampled(samples: Tensor | np.ndarray, num_matvecs: int) -> Estimate[float]:
-    """Return the mean of equally distributed samples with the standard error of the mean."""
-    x = np.asarray(samples.numpy(force=True) if isinstance(samples, Tensor) else samples, dtype=np.float64)
-    mean, stderr = float(x.mean()), float(x.std(ddof=1) / len(x) ** 0.5)
-    return Estimate(mean, stderr, mean, mean, len(x) - 1, num_matvecs)
-
-
 def jackknife(function: Callable[..., float], *samples: np.ndarray, num_matvecs: int) -> Estimate[float]:
     """Return a function of the means of k ≥ 2 samples, with the standard error from leaving one out at a time.
 

@@ -14,7 +14,7 @@ from precondlab.krylov.checks import require_integer
 from precondlab.krylov.probes import orthonormalize, spherical
 from precondlab.operator import Operator, as_operator
 from precondlab.space import Space
-from precondlab.spectrum.estimate import Estimate, exact, sampled
+from precondlab.spectrum.estimate import Estimate, exact
 
 __all__ = ["frobenius_norm", "hutchinson", "hutchpp", "trace", "xtrace"]
 
@@ -33,7 +33,8 @@ def trace(
 
     ``"xtrace"`` and ``"hutch++"`` find the large eigenvalues first and are far more accurate where the spectrum
     decays; ``"hutchinson"`` needs one block of vectors only. A budget of n products or more gives the exact trace.
-    How often the intervals hold, less than they claim with few products, is measured in each method's own text.
+    For a real symmetric A, 95 % intervals held in 91 to 100 % of 300 runs each, over 13 spectra (flat, i^-½, i^-1,
+    i^-2, exponential, spikes, low rank, clusters, indefinite; n = 120) and budgets of 8, 12, 30 and 60 products.
 
     Parameters
     ----------
@@ -71,8 +72,10 @@ def hutchinson(
 ) -> Estimate[float]:
     """Estimate the trace as the mean of ``vᴴAv`` over independent v, uniform on the sphere of radius √n.
 
-    The variance of one sample is ``2n/(n+2) · (‖A‖_F² − tr(A)²/n)`` for a real symmetric A. Samples are skew where one
-    eigenvalue dominates: measured as for :func:`hutchpp`, a 95 % interval holds in 90–95 % of runs.
+    The variance of one sample is ``2n/(n+2) · (‖A‖_F² − tr(A)²/n)`` for a real symmetric A, estimated without bias by
+    ``2‖Av − (vᴴAv/n) v‖²``. That says more than the spread of few samples that are as skew as χ²₁ where one eigenvalue
+    dominates: with as many degrees of freedom as samples, Student's intervals hold there too. For an A that is not
+    symmetric it is too large, by what the antisymmetric part adds.
 
     Cost: num_matvecs products; memory two blocks of 32 vectors.
     Reference: Hutchinson (1990), doi:10.1080/03610919008812866.
@@ -85,11 +88,11 @@ def hutchinson(
     generator = generator or torch.Generator().manual_seed(0)
     if num_matvecs >= A.shape[0]:
         return _exact(A)
-    samples = []
+    found = []
     for first in range(0, num_matvecs, _BLOCK):
         V = spherical(A.domain, min(_BLOCK, num_matvecs - first), generator=generator)
-        samples.append(host(columnwise(A.domain, V, A.forward(V)), A))
-    return sampled(np.concatenate(samples), num_matvecs)
+        found.append(_forms(A, V, A.forward(V)))
+    return _average(A, *np.concatenate(found, axis=1), num_matvecs)
 
 
 def hutchpp(
@@ -98,10 +101,8 @@ def hutchpp(
     """Estimate the trace by Hutch++: exactly on a random range Q, by Hutchinson on its complement.
 
     With k = ⌊num_matvecs/3⌋ columns of Q = orth(AS), ``tr QᴴAQ + mean gᴴAg`` over the other probes g, projected on
-    the complement of Q and scaled to its sphere. Given Q the samples are independent, but fewer than Hutchinson's, and
-    where Q has missed a part of one large eigenvalue they are as skew as χ²₁, which Student's interval does not allow
-    for: measured over nine spectra of 120 values, a 95 % interval holds in 82–95 % of runs with 12 products, 85–95 %
-    with 30, 90–96 % with 60; the lowest for a spike over a flat rest. Exact for rank A ≤ k.
+    the complement of Q and scaled to its sphere; the error is that of :func:`hutchinson` for A on the complement.
+    Exact for rank A ≤ k.
 
     Cost: num_matvecs products; memory num_matvecs vectors.
     Reference: Meyer, Musco, Musco & Woodruff (2021), doi:10.1137/1.9781611976496.16.
@@ -119,8 +120,10 @@ def hutchpp(
     Q, R = orthonormalize(space, finite(A.forward(S), A))
     captured = float(host(columnwise(space, Q, A.forward(Q)), A).sum())
     N = G - Q @ space.inner(Q, G)
-    samples = _on_sphere(space, N, finite(A.forward(N), A), space.size - int(np.count_nonzero(R.diagonal())))
-    return sampled(captured + samples, num_matvecs)
+    N = N * ((space.size - np.count_nonzero(R.diagonal())) / columnwise(space, N, N)).sqrt()
+    AN = finite(A.forward(N), A)
+    forms, variances = _forms(A, N, AN - Q @ space.inner(Q, AN))
+    return _average(A, captured + forms, variances, num_matvecs)
 
 
 def xtrace(A: LinearOperator, /, *, num_matvecs: int = 60, generator: torch.Generator | None = None) -> Estimate[float]:
@@ -128,11 +131,13 @@ def xtrace(A: LinearOperator, /, *, num_matvecs: int = 60, generator: torch.Gene
 
     For each of k = ⌊num_matvecs/2⌋ probes ω_i, the trace is exact on the range Q₍ᵢ₎ of the other k − 1 products,
     plus one sample ``ν_iᴴAν_i`` with ν_i the projection of ω_i on the complement, scaled to its sphere; the
-    estimate is the mean over i. Exact for rank A < k. The standard error is the spread of the k
-    exchangeable, not independent, estimates: an error estimate rather than a guarantee. Measured as for
-    :func:`hutchpp`, a 95 % interval holds in 74–96 % of runs with 12 products, 79–93 % with 30, 78–90 % with 60.
+    estimate is the mean over i. Exact for rank A < k.
 
-    Cost: 2⌊num_matvecs/2⌋ products; memory 5k vectors.
+    The k estimates are exchangeable, not independent: where what a pair of probes share enters the estimates of both,
+    the variance of their mean is twice that of independent ones, and taken to be. Measured, it is 1 to 2.3 times as
+    large, and more, so that a 95 % interval holds in 73 to 93 % of runs, only where k is just the numerical rank.
+
+    Cost: 2⌊num_matvecs/2⌋ products; memory 6k vectors.
     Reference: Epperly, Tropp & Webber (2024), doi:10.1137/23M1548323.
 
     >>> from precondlab.operators import Identity
@@ -147,16 +152,15 @@ def xtrace(A: LinearOperator, /, *, num_matvecs: int = 60, generator: torch.Gene
     Y = finite(A.forward(probes), A)
     Q, R = orthonormalize(space, Y)
     Z = finite(A.forward(Q), A)
-    H, W = (
-        x.to(torch.complex128 if x.is_complex() else torch.float64).cpu().numpy()
-        for x in (space.inner(Q, Z), space.inner(Q, probes))
-    )
+    H, W = _double(space.inner(Q, Z)), _double(space.inner(Q, probes))
     S, _ = left_out(R)
-    captured = H.trace() - np.einsum("ij,ik,kj->j", S.conj(), H, S)
-    C = torch.from_numpy(W - S * np.einsum("ij,ij->j", S.conj(), W)).to(space.device, space.dtype)
-    rank = int(np.count_nonzero(R.diagonal())) - (1 if S.any() else 0)
-    samples = captured.real + _on_sphere(space, probes - Q @ C, Y - Z @ C, space.size - rank)
-    return sampled(samples, 2 * count)
+    captured = (H.trace() - (S.conj() * (H @ S)).sum(0)).real
+    C = _without(S, W)
+    N, AN = probes - Q @ _like(C, Q), Y - Z @ _like(C, Q)
+    scale = ((space.size - np.count_nonzero(R.diagonal()) + S.any()) / columnwise(space, N, N)).sqrt()
+    BN = AN - Q @ _like(_without(S, R - H @ C), Q)
+    forms, variances = _forms(A, N * scale, BN * scale)
+    return _average(A, captured + forms, 2 * variances, 2 * count)
 
 
 def frobenius_norm(
@@ -164,8 +168,11 @@ def frobenius_norm(
 ) -> Estimate[float]:
     """Estimate ``‖A‖_F = (E‖Av‖²)^½`` of any operator, v uniform on the sphere of radius √n.
 
-    The square is unbiased; the root and its standard error are right to first order in the relative
-    error. A budget of n products or more gives the exact norm.
+    The variance of ``‖Av‖²`` is that of :func:`hutchinson` for AᴴA; images of different probes of a block tell it too,
+    as ``E|v_iᴴMv_j|² = ‖M‖_F²`` for the deviation ``M = AᴴA − (tr AᴴA/n) I``. The square is unbiased; the root and its
+    standard error are right to first order in the relative error: measured as for :func:`trace`, 95 % intervals held in
+    91 to 97 % of runs with 30 products, and 87 to 98 % with 10, the least for one large singular value. A budget of n
+    products or more gives the exact norm.
 
     Cost: num_matvecs products; memory two blocks of 32 vectors.
 
@@ -176,17 +183,23 @@ def frobenius_norm(
     A = as_operator(A)
     num_matvecs = require_integer("frobenius_norm", "num_matvecs", num_matvecs, least=2)  # one has no error bar
     generator = generator or torch.Generator().manual_seed(0)
-    if num_matvecs >= A.shape[1]:
-        columns = finite(A.forward(torch.eye(A.shape[1], dtype=A.domain.dtype, device=A.domain.device)), A)
-        return exact(float(host(columnwise(A.codomain, columns, columns), A).sum() ** 0.5), A.shape[1])
-    samples = []
+    n, real = A.shape[1], not A.domain.dtype.is_complex
+    if num_matvecs >= n:
+        columns = finite(A.forward(torch.eye(n, dtype=A.domain.dtype, device=A.domain.device)), A)
+        return exact(float(host(columnwise(A.codomain, columns, columns), A).sum() ** 0.5), n)
+    found = []
     for first in range(0, num_matvecs, _BLOCK):
-        images = A.forward(spherical(A.domain, min(_BLOCK, num_matvecs - first), generator=generator))
-        samples.append(host(columnwise(A.codomain, images, images), A))
-    square_norm = sampled(np.concatenate(samples), num_matvecs)
-    value = square_norm.value**0.5
-    stderr = square_norm.stderr / (2 * value) if value > 0 else 0.0
-    return Estimate(value, stderr, value, value, square_norm.degrees, num_matvecs)
+        V = spherical(A.domain, min(_BLOCK, num_matvecs - first), generator=generator)
+        images = A.forward(V)
+        found.append((_double(finite(A.codomain.inner(images, images), A)), _double(A.domain.inner(V, V))))
+    square_norm = np.concatenate([images.diagonal().real for images, _ in found]).mean()
+    deviations = [np.abs(images - square_norm / n * probes) ** 2 for images, probes in found]
+    alone = sum(D.trace() for D in deviations)  # of v_iᴴMv_i: its variance
+    between = (1 + real) * n / (n + 1 + real) * sum(D.sum() - D.trace() for D in deviations)
+    variance = (alone + between) / (num_matvecs - 1 + sum(len(D) * (len(D) - 1) for D in deviations))
+    value = float(square_norm**0.5)
+    stderr = float((variance / num_matvecs) ** 0.5 / (2 * value)) if value > 0 else 0.0
+    return Estimate(value, stderr, value, value, (num_matvecs - 1) * (2 - real), num_matvecs)
 
 
 def square(A: LinearOperator, who: str, num_matvecs: int, *, least: int) -> Operator:
@@ -229,10 +242,36 @@ def host(values: Tensor, A: Operator) -> np.ndarray:
     return finite(values.double()[None], A)[0].cpu().numpy()
 
 
-def _on_sphere(space: Space, N: Tensor, AN: Tensor, dimension: int) -> np.ndarray:
-    """Return ``νᴴAν`` for columns ν scaled to the sphere of radius √dimension."""
-    sizes, products = columnwise(space, N, N).double(), columnwise(space, N, AN).double()
-    return (dimension * products / sizes).cpu().numpy()
+def _forms(A: Operator, V: Tensor, BV: Tensor) -> np.ndarray:
+    """Return ``vᴴBv`` of columns v uniform on a sphere, and its variance, estimated from each ``[2 k]``.
+
+    By Poincaré's equality for quadratic forms, ``2‖Bv − (vᴴBv/vᴴv)v‖²`` has the variance as its mean; half as much for
+    complex v.
+    """
+    forms = columnwise(A.domain, V, BV)
+    residual = BV - V * (forms / columnwise(A.domain, V, V))
+    squares = columnwise(A.domain, residual, residual) * (1 if V.is_complex() else 2)
+    return host(torch.cat([forms, squares]), A).reshape(2, -1)
+
+
+def _average(A: Operator, samples: np.ndarray, variances: np.ndarray, num_matvecs: int) -> Estimate[float]:
+    """Return the mean of independent samples of given variances; complex probes have two degrees of freedom."""
+    mean, count = float(samples.mean()), len(samples)
+    stderr = float((variances.mean() / count) ** 0.5)
+    return Estimate(mean, stderr, mean, mean, count * (2 if A.domain.dtype.is_complex else 1), num_matvecs)
+
+
+def _without(S: np.ndarray, X: np.ndarray) -> np.ndarray:
+    """Return ``(I − s_i s_iᴴ)x_i`` of columns."""
+    return X - S * (S.conj() * X).sum(0)
+
+
+def _double(x: Tensor) -> np.ndarray:
+    return x.to(torch.complex128 if x.is_complex() else torch.float64).cpu().numpy()
+
+
+def _like(x: np.ndarray, V: Tensor) -> Tensor:
+    return torch.from_numpy(x).to(V)
 
 
 def _exact(A: Operator) -> Estimate[float]:
