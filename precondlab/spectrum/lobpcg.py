@@ -12,9 +12,13 @@ from torch import Tensor
 from precondlab.krylov.basis import Basis, require_finite
 from precondlab.krylov.checks import require_integer
 from precondlab.operator import Operator, as_operator
+from precondlab.operators import Identity, LowRank
 from precondlab.spectrum.pairs import Eigenpairs, judged, rayleigh_ritz
 
 __all__ = ["lobpcg"]
+
+_CHECKED = 10  # steps after which products are compared with what is known of them
+_ROUND_OFF = 100  # multiples of ε‖A‖ by which they may differ
 
 
 def lobpcg(
@@ -23,6 +27,7 @@ def lobpcg(
     /,
     *,
     M: LinearOperator | None = None,
+    Y: Tensor | np.ndarray | None = None,
     tol: float = 0.0,
     maxiter: int = 200,
     largest: bool = True,
@@ -43,6 +48,10 @@ def lobpcg(
         Starting block ``[n k]``, a tensor or an array; k is the number of pairs, at most n/3.
     M
         Positive operator approximating ``A⁻¹``, for the smallest ones.
+    Y
+        Constraints ``[n q]``, for example eigenvectors that are known: the pairs are those of ``PAP``, orthogonal to Y,
+        with the projector P on the complement. M is corrected: ``M − MY (YᴴMY)⁻¹ YᴴM`` is the inverse of ``PAP`` there
+        if M is that of A.
     tol
         Accuracy: ``‖A x − θ x‖ ≤ tol |θ| + 100 ε ‖A‖``.
     maxiter
@@ -52,8 +61,10 @@ def lobpcg(
     callback
         Called with the Ritz values after every step.
 
-    Cost: at most k products with A and M per step, k at the start, one at the end to check ``A X``, k more if it is
-    wrong; memory 8k vectors.
+    Where products are noisy, residuals below five times the noise end the iteration, with INACCURATE.
+
+    Cost: at most k products with A and M per step, k at the start, one in ten steps and at the end to check ``A X``, k
+    more if it is wrong; memory 8k + 2q vectors.
     References: Knyazev (2001), doi:10.1137/S1064827500366124; Hetmaniuk & Lehoucq (2006),
     doi:10.1016/j.jcp.2006.03.007.
 
@@ -65,11 +76,16 @@ def lobpcg(
     A = as_operator(A)
     M = None if M is None else as_operator(M, like=A)
     maxiter = require_integer("lobpcg", "maxiter", maxiter, least=0)
-    X = _start(A, X, M)
+    N = _orthonormal(A, Y)
+    X = _start(A, X, M, N)
     n, k = X.shape
+    MN = N if M is None else M.forward(N)
+    if N.shape[1]:
+        projector = Identity(A.domain) - LowRank(N, N.new_ones(N.shape[1]))
+        A = as_operator(projector @ A @ projector)
     AX = A.forward(X)
     require_finite(AX, A, k)
-    products, scale = k, 0.0
+    products, scale, noise = k, 0.0, 0.0
     P = AP = X[:, :0]
     best, _ = _project(A, X, AX, k, largest)
     X, AX = _rotate(X, best), _rotate(AX, best)
@@ -78,7 +94,10 @@ def lobpcg(
         R = AX - X * theta
         values, residuals = _host(theta), _host(R.norm(dim=0))
         scale = max(scale, np.abs(values).max())
-        active = residuals > tol * np.abs(values) + 100 * A.domain.eps * scale
+        if step % _CHECKED == _CHECKED - 1:
+            noise, products = max(noise, _defect(A, X, AX)), products + 1
+        allowed = max(_ROUND_OFF * A.domain.eps * scale, 5 * noise)
+        active = residuals > tol * np.abs(values) + allowed
         if callback is not None:
             callback(values)
         if not active.any() or step == maxiter:
@@ -86,10 +105,13 @@ def lobpcg(
         W = R[:, torch.as_tensor(active)]
         if M is not None:
             W = M.forward(W)
-        basis = Basis(A.domain, min(n, X.shape[1] + P.shape[1] + W.shape[1]))
-        basis.restore(torch.cat([X, P], dim=1))
+            if N.shape[1]:
+                W = W - MN @ torch.linalg.solve(A.domain.inner(N, MN), A.domain.inner(N, W))
+        known = torch.cat([N, X, P], dim=1)
+        basis = Basis(A.domain, min(n, known.shape[1] + W.shape[1]))
+        basis.restore(known)
         basis.append(W)
-        W = basis.vectors[:, k + P.shape[1] :].contiguous()
+        W = basis.vectors[:, known.shape[1] :].contiguous()
         AW = A.forward(W)
         products += W.shape[1]
         require_finite(AW, A, products)
@@ -99,34 +121,51 @@ def lobpcg(
         beyond = _beyond(best, k)
         X, AX, P, AP = _rotate(S, best), _rotate(AS, best), _rotate(S, beyond), _rotate(AS, beyond)
     small: np.ndarray | bool = True
-    defect = (A.forward(X.sum(1, keepdim=True)) - AX.sum(1, keepdim=True)).norm().item()
     products += 1
-    if not defect <= 100 * A.domain.eps * scale * k**0.5:
+    if not _defect(A, X, AX) <= _ROUND_OFF * A.domain.eps * scale:
         values, X, residuals, _ = rayleigh_ritz(A, X)
         products += k
-        small = residuals <= tol * np.abs(values) + 100 * A.domain.eps * scale
+        small = residuals <= tol * np.abs(values) + _ROUND_OFF * A.domain.eps * scale
     order, status = np.argsort(values), judged(small, not active.any())
     return Eigenpairs(values[order], X[:, torch.as_tensor(order)], residuals[order], status, products, "lobpcg")
 
 
-def _start(A: Operator, X: Tensor | np.ndarray, M: Operator | None) -> Tensor:
-    """Return an orthonormal block from the one given."""
+def _orthonormal(A: Operator, Y: Tensor | np.ndarray | None) -> Tensor:
+    """Return an orthonormal basis of constraints."""
+    n = A.shape[1]
+    Y = A.domain.zeros(0) if Y is None else torch.as_tensor(Y).to(A.domain.device, A.domain.dtype)
+    if Y.dim() != 2 or Y.shape[0] != n or not Y.isfinite().all():
+        raise ValueError(f"lobpcg: expected finite constraints Y of shape ({n}, q), got {tuple(Y.shape)}")
+    basis = Basis(A.domain, Y.shape[1])
+    basis.append(Y)
+    return basis.vectors.contiguous()
+
+
+def _defect(A: Operator, X: Tensor, AX: Tensor) -> float:
+    """Return by how much a product and what is known of it differ, per vector."""
+    return (A.forward(X.sum(1, keepdim=True)) - AX.sum(1, keepdim=True)).norm().item() / X.shape[1] ** 0.5
+
+
+def _start(A: Operator, X: Tensor | np.ndarray, M: Operator | None, N: Tensor) -> Tensor:
+    """Return an orthonormal block from the one given, orthogonal to N."""
     n, X = A.shape[0], torch.as_tensor(X)
     if A.shape[0] != A.shape[1] or (M is not None and M.shape != A.shape):
         raise ValueError(f"lobpcg: expected square operators of one shape, got {A!r} and M = {M!r}")
     if M is not None and not M.positive:
         raise ValueError(f"lobpcg: the preconditioner {M!r} should be declared positive")
-    if X.dim() != 2 or X.shape[0] != n or not 1 <= X.shape[1] <= n // 3:
+    most = (n - N.shape[1]) // 3
+    if X.dim() != 2 or X.shape[0] != n or not 1 <= X.shape[1] <= most:
         raise ValueError(
-            f"lobpcg: expected a starting block of shape ({n}, k) with 1 ≤ k ≤ {n // 3}, got {tuple(X.shape)}; "
+            f"lobpcg: expected a starting block of shape ({n}, k) with 1 ≤ k ≤ {most}, got {tuple(X.shape)}; "
             "use eigsh or a dense decomposition for small operators"
         )
     if not X.isfinite().all():
         raise ValueError("lobpcg: the starting block is not finite; give A.domain.random(k)")
-    basis = Basis(A.domain, X.shape[1])
+    basis = Basis(A.domain, N.shape[1] + X.shape[1])
+    basis.restore(N)
     basis.append(X.to(A.domain.device, A.domain.dtype))
-    basis.append_random(X.shape[1] - basis.size)
-    return basis.vectors.contiguous()
+    basis.append_random(basis.room)
+    return basis.vectors[:, N.shape[1] :].contiguous()
 
 
 def _project(A: Operator, S: Tensor, AS: Tensor, k: int, largest: bool) -> tuple[np.ndarray, float]:

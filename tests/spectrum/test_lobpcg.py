@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import precondlab as pl
 from precondlab.errors import Breakdown
 from precondlab.operators import Dense, Diagonal
 from precondlab.spectrum import ExtremesStatus, lobpcg
@@ -75,6 +76,12 @@ def test_bad_arguments_are_refused(X, M, message):
         lobpcg(Diagonal(torch.ones(10)), X, M=M)
 
 
+def test_constraints_of_another_size_are_refused():
+    for Y in (torch.ones(9, 1), torch.ones(10), torch.full((10, 1), float("inf"))):
+        with pytest.raises(ValueError, match=r"finite constraints Y of shape \(10, q\)"):
+            lobpcg(Diagonal(torch.ones(10)), torch.ones(10, 1), Y=Y)
+
+
 def test_a_number_of_steps_that_is_none_is_refused():
     A = Diagonal(torch.ones(10))
     with pytest.raises(ValueError, match="maxiter should be ≥ 0"):
@@ -92,3 +99,34 @@ def test_an_array_is_a_start():
 def test_products_that_are_not_finite_are_named():
     with pytest.raises(Breakdown, match="product 1"):
         lobpcg(Diagonal(torch.full((9,), float("nan"))), torch.ones(9, 1))
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@given(seed=st.integers(0, 2**31), q=st.integers(1, 6))
+def test_constraints_leave_the_eigenpairs_of_the_complement(largest, seed, q):
+    Q, generator = haar(40, seed), torch.Generator().manual_seed(seed)
+    A = Dense(Q @ torch.diag(torch.linspace(1, 3, 40).double() ** 4) @ Q.T, positive=True)
+    Y = torch.randn(40, q, generator=generator, dtype=torch.float64)  # no eigenvectors, not orthonormal
+    M = None if largest else Dense(torch.linalg.inv(A.matrix), positive=True)
+    found = lobpcg(A, A.domain.random(2, generator=generator), Y=Y, M=M, largest=largest)
+    assert largest or found.num_matvecs <= 120  # 350 with M as it is
+    Z = torch.linalg.qr(Y, mode="complete").Q[:, q:]
+    exact = np.linalg.eigvalsh((Z.T @ A.matrix @ Z).numpy())
+    np.testing.assert_allclose(found.check().values, exact[-2:] if largest else exact[:2], rtol=1e-11)
+    assert (Y.T @ found.vectors).abs().max() < 1e-12 * Y.norm()
+
+
+def test_known_eigenvectors_as_constraints_give_the_next_ones():
+    A = Diagonal(torch.arange(1.0, 51.0, dtype=torch.float64))
+    first = lobpcg(A, A.domain.random(2), M=A.inverse, largest=False).check()
+    more = lobpcg(A, A.domain.random(2), M=A.inverse, largest=False, Y=first.vectors.numpy()).check()
+    np.testing.assert_allclose(more.values, [3, 4], rtol=1e-12)
+
+
+@pytest.mark.parametrize("noise", [1e-12, 1e-8, 1e-4])
+def test_noise_ends_the_iteration_and_is_said(noise):
+    A = Diagonal(torch.arange(1.0, 201.0, dtype=torch.float64) ** 2)
+    found = lobpcg(pl.testing.Faulty(A, noise=noise), A.domain.random(4), M=A.inverse, largest=False, maxiter=1000)
+    assert found.status is ExtremesStatus.INACCURATE
+    assert found.num_matvecs < 400  # 46 without noise
+    assert np.abs(found.values - [1, 4, 9, 16]).max() < 10 * noise * 4e4
