@@ -92,7 +92,8 @@ def hutchinson(
     for first in range(0, num_matvecs, _BLOCK):
         V = spherical(A.domain, min(_BLOCK, num_matvecs - first), generator=generator)
         found.append(_forms(A, V, A.forward(V)))
-    return _average(A, *np.concatenate(found, axis=1), num_matvecs)
+    forms, variances = np.concatenate(found, axis=1)
+    return _average(A, forms, variances, num_matvecs)
 
 
 def hutchpp(
@@ -120,7 +121,7 @@ def hutchpp(
     Q, R = orthonormalize(space, finite(A.forward(S), A))
     captured = float(host(columnwise(space, Q, A.forward(Q)), A).sum())
     N = G - Q @ space.inner(Q, G)
-    N = N * ((space.size - np.count_nonzero(R.diagonal())) / columnwise(space, N, N)).sqrt()
+    N = N * ((space.size - int(np.count_nonzero(R.diagonal()))) / columnwise(space, N, N)).sqrt()
     AN = finite(A.forward(N), A)
     forms, variances = _forms(A, N, AN - Q @ space.inner(Q, AN))
     return _average(A, captured + forms, variances, num_matvecs)
@@ -157,7 +158,8 @@ def xtrace(A: LinearOperator, /, *, num_matvecs: int = 60, generator: torch.Gene
     captured = (H.trace() - (S.conj() * (H @ S)).sum(0)).real
     C = _without(S, W)
     N, AN = probes - Q @ _like(C, Q), Y - Z @ _like(C, Q)
-    scale = ((space.size - np.count_nonzero(R.diagonal()) + S.any()) / columnwise(space, N, N)).sqrt()
+    left = space.size - int(np.count_nonzero(R.diagonal())) + int(S.any())
+    scale = (left / columnwise(space, N, N)).sqrt()
     BN = AN - Q @ _like(_without(S, R - H @ C), Q)
     forms, variances = _forms(A, N * scale, BN * scale)
     return _average(A, captured + forms, 2 * variances, 2 * count)
