@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import stdtrit
 from torch import Tensor
 
 __all__ = ["Estimate"]
@@ -30,7 +30,7 @@ class Estimate(Generic[T]):
         Bracket of the average over the probes drawn, where each probe is known by quadrature only; both
         equal the value where a probe is evaluated exactly.
     degrees
-        Degrees of freedom behind the standard error; infinite where the variance is known in closed form.
+        Degrees of freedom behind the standard error, one number or one for each value.
     num_matvecs
         Products with the operator used.
 
@@ -42,7 +42,7 @@ class Estimate(Generic[T]):
     stderr: T
     lower: T
     upper: T
-    degrees: float
+    degrees: float | np.ndarray
     num_matvecs: int
 
     def interval(self, level: float = 0.95) -> tuple[T, T]:
@@ -54,8 +54,8 @@ class Estimate(Generic[T]):
         """
         if not 0 < level < 1:
             raise ValueError(f"interval: expected a level between 0 and 1, got {level}; 0.95 is usual")
-        p = 0.5 + level / 2
-        factor = float(ndtri(p) if math.isinf(self.degrees) else stdtrit(self.degrees, p))
+        factor: Any = stdtrit(self.degrees, 0.5 + level / 2)
+        factor = factor if isinstance(self.degrees, np.ndarray) else float(factor)
         return self.lower - factor * self.stderr, self.upper + factor * self.stderr
 
     def to_dict(self) -> dict[str, object]:

@@ -151,8 +151,9 @@ def _bracketed(f: Callable[[np.ndarray], np.ndarray], upper: Density, lower: Den
     high = upper.trace(f)
     if lower is None:
         low = high.value if math.isinf(upper.degree) else -math.inf
-        return Estimate(high.value, high.stderr, low, high.value, math.inf, upper.num_matvecs)
+        return Estimate(high.value, high.stderr, low, high.value, high.degrees, upper.num_matvecs)
     below = lower.trace(f)
     low = min(below.value, high.value)
     middle = (low + high.value) / 2
-    return Estimate(middle, max(high.stderr, below.stderr), low, high.value, math.inf, upper.num_matvecs)
+    degrees = min(high.degrees, below.degrees)
+    return Estimate(middle, max(high.stderr, below.stderr), low, high.value, degrees, upper.num_matvecs)

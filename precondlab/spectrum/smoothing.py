@@ -22,7 +22,8 @@ class Smoothed:
     x
         Eigenvalues at which the density is given ``[p]``.
     density, stderr
-        Share of the eigenvalues per unit of t, and its standard error ``[p]``.
+        Share of the eigenvalues per unit of t, and its standard error ``[p]``. Two of them hold the truth in 93 to
+        97 % of runs with ten probes, as measured for :class:`Density`, but in 76 to 97 % with one.
     width
         Standard deviation of the Gaussian, in units of t.
     axis

@@ -79,6 +79,34 @@ def test_standard_errors_are_calibrated():
         assert coverage(heights, exact) >= 0.88
 
 
+@pytest.mark.parametrize("probes", [1, 10])
+@pytest.mark.parametrize(
+    "values", [np.r_[100.0, np.ones(59)], np.arange(1, 61) ** -2.0, np.r_[np.full(5, 50.0), np.full(55, 0.1)]]
+)
+def test_intervals_hold_where_few_eigenvalues_matter(values, probes):
+    """The variance is then known from few numbers, however many products there are."""
+    A = Diagonal(torch.from_numpy(values))
+    found = [spectral_density(A, num_matvecs=8, num_probes=probes, generator=seeded(s)).moments(1)[1]
+             for s in range(200)]  # fmt: skip
+    assert coverage([m.interval() for m in found], values.sum()) >= 0.91
+    radius = np.median([np.diff(m.interval())[0] / 2 for m in found])
+    assert radius <= (2.5 if probes == 10 else 7) * np.std([m.value for m in found])  # Student's with one degree: 12.7
+
+
+def test_degrees_of_freedom_count_the_eigenvalues_that_contribute():
+    """In closed form n(Σg)²/(nΣg²) per probe: 1 for a spike, 10 of 100 for a cluster, all for two halves."""
+    for count, degrees in ((1, 1.0), (10, 12.5), (50, 100.0)):
+        values = np.r_[np.ones(count), np.zeros(100 - count)]
+        g = (values - values.mean()) ** 2
+        closed = g.sum() ** 2 / (g**2).sum()
+        d = spectral_density(Diagonal(torch.from_numpy(values)), num_matvecs=5, num_probes=200)
+        assert d.moments(1)[1].degrees / 200 == pytest.approx(closed, rel=0.2)
+        assert closed == pytest.approx(degrees, rel=0.1)
+        both = d.cumulative([0.5, 2.0])
+        assert both.degrees[0] == pytest.approx(d.moments(1)[1].degrees)
+        assert both.interval()[1].shape == (2,)
+
+
 def test_standard_errors_are_not_too_large():
     A = symmetric(MIXED)
     results = [spectral_density(A, num_matvecs=20, num_probes=4, generator=seeded(seed)) for seed in range(200)]
@@ -235,5 +263,5 @@ def test_results_are_json():
     d = spectral_density(symmetric(MIXED), num_matvecs=5, num_probes=2)
     assert len(json.loads(json.dumps(d.to_dict()))["nodes"]) == 2
     assert len(json.loads(json.dumps(d.smooth().to_dict()))["x"]) == 400
-    assert json.loads(json.dumps(d.count(0, 1).to_dict()))["degrees"] is None
+    assert json.loads(json.dumps(d.count(0, 1).to_dict()))["degrees"] >= 2
     assert len(json.loads(json.dumps(d.cumulative([0.0, 1.0]).to_dict()))["value"]) == 2
