@@ -59,7 +59,7 @@ def test_bracket_holds_the_average_of_the_probes(seed, n, steps, probes):
     exact = (masses[:, None] * (true_values[:, None] <= points)).sum(0)
     assert np.all(cumulative.lower <= exact + 1e-9 * n) and np.all(exact <= cumulative.upper + 1e-9 * n)
     assert np.all(np.diff(cumulative.value) >= -1e-12 * n)
-    assert d.num_matvecs <= steps * probes + 2  # products repeated where round-off looks like noise
+    assert d.num_matvecs <= steps * probes + 5  # two or five more where round-off looks like noise or asymmetry
 
 
 def test_standard_errors_are_calibrated():
