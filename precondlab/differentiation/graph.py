@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from precondlab.differentiation.context import differentiable
-from precondlab.differentiation.memory import reachable_bytes
+from precondlab.differentiation.convolution import spare_convolutions
+from precondlab.differentiation.memory import nodes, reachable_bytes
 from precondlab.differentiation.route import Route
 from precondlab.space import Space
 
@@ -24,7 +25,8 @@ class Graph(Route):
     ``w ↦ Jᵀw`` is linear, so its own reverse derivative is ``v ↦ Jv``; both graphs are built
     once and walked by every product.
 
-    Cost: ``Jᵀw`` one backward pass, ``Jv`` one backward pass through the backward graph.
+    Cost: ``Jᵀw`` one backward pass, ``Jv`` one backward pass through the backward graph, of convolutions no more
+    than their tangents.
     Memory: both graphs are kept.
     """
 
@@ -67,6 +69,7 @@ class Graph(Route):
             for name, gradient in zip(self.leaves, gradients, strict=True)
             if gradient is not None and gradient.requires_grad
         }
+        spare_convolutions(nodes(used.values()) - nodes([self.output]))
         return w, list(used), list(used.values())
 
     def _vjp(self, u: Tensor, batched: bool) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["keep_freed", "reachable_bytes"]
+__all__ = ["keep_freed", "nodes", "reachable_bytes"]
 
 
 @cache
@@ -28,18 +29,23 @@ def reachable_bytes(outputs: Iterable[Tensor], *, without: Iterable[Tensor]) -> 
     """
     excluded = {tensor.untyped_storage().data_ptr() for tensor in without}
     kept: dict[int, int] = {}
-    seen: set[object] = set()
-    waiting = [tensor.grad_fn for tensor in outputs]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        waiting.extend(parent for parent, _ in node.next_functions)
+    for node in nodes(outputs):
         for tensor in _saved(node):
             storage = tensor.untyped_storage()
             kept[storage.data_ptr()] = storage.nbytes()
     return sum(size for pointer, size in kept.items() if pointer not in excluded)
+
+
+def nodes(outputs: Iterable[Tensor]) -> set[Any]:
+    """Return the nodes of the graphs of some outputs."""
+    seen: set[Any] = set()
+    waiting: list[Any] = [tensor.grad_fn for tensor in outputs]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(parent for parent, _ in node.next_functions)
+    return seen
 
 
 def _saved(node: object) -> list[Tensor]:

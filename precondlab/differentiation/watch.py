@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
+from precondlab.differentiation.memory import nodes
 from precondlab.errors import NotDeterministic
 
 __all__ = [
@@ -202,7 +203,7 @@ class _Derivatives(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.autograd.grad and args:
             outputs = [args[0]] if isinstance(args[0], Tensor) else list(args[0])
-            self._kinked |= {_KINKED[name] for name in _nodes(outputs) if name in _KINKED}
+            self._kinked |= {_KINKED[name] for node in nodes(outputs) if (name := node.name()) in _KINKED}
         return func(*args, **(kwargs or {}))
 
 
@@ -212,18 +213,6 @@ def _outside() -> int:
     while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] in (package, "contextlib"):
         frame, level = frame.f_back, level + 1
     return level
-
-
-def _nodes(outputs: list[Tensor]) -> set[str]:
-    """Return the names of all nodes in the graphs of some tensors."""
-    seen: set[Any] = set()
-    waiting: list[Any] = [tensor.grad_fn for tensor in outputs]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting.extend(parent for parent, _ in node.next_functions)
-    return {node.name() for node in seen}
 
 
 def _noisy(module: nn.Module) -> bool:
