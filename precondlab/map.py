@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from precondlab.differentiation import watch
+from precondlab.differentiation.arguments import require_functions, same_blocks, split_frozen
 from precondlab.differentiation.calculus import Pointwise
 from precondlab.differentiation.context import ClosureModule, call, differentiable
 from precondlab.space import Space
@@ -67,8 +68,8 @@ class Map:
         quadrature: Mapping[str, Tensor] | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        _require_functions(residual, points)
-        self.params, self.frozen = _split_frozen(params)
+        require_functions(residual, points)
+        self.params, self.frozen = split_frozen(params)
         self.domain = Space.of(self.params)
         self._module: nn.Module | None = None
         self._state: dict[str, Tensor] = {}
@@ -78,7 +79,7 @@ class Map:
             self._parts = residual
         else:
             self._whole = residual
-        self.points = _same_blocks(points, residual)
+        self.points = same_blocks(points, residual)
         given = [(name, x.dtype) for name, x in (self.points or {}).items() if isinstance(self._parts[name], Pointwise)]
         wrong = [name for name, dtype in given if dtype != self.domain.dtype]
         if wrong:
@@ -356,47 +357,3 @@ class Restriction:
 
     def __call__(self, params: dict[str, Tensor]) -> Tensor:
         return torch.cat([block.reshape(-1) for block in self.map._blocks(params, self.rows).values()])
-
-
-def _require_functions(residual: object, points: object) -> None:
-    """Raise unless a residual is a function of the parameters, or functions of parameters and points."""
-    if isinstance(residual, nn.Module):
-        raise TypeError(
-            "Map: a model is no residual; take pl.Map.of_module(model, closure), where closure() returns the residual, "
-            "or problem.residual(model)"
-        )
-    if isinstance(residual, Pointwise):
-        raise TypeError('Map: a Pointwise residual needs points: pl.Map({"": residual}, params, points={"": x})')
-    functions = residual.values() if isinstance(residual, Mapping) else [residual]
-    if not all(map(callable, functions)):
-        raise TypeError(f"Map: expected a function, or a dict of functions, for the residual, got {residual!r}")
-
-
-def _split_frozen(params: Params) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    if not isinstance(params, Mapping) or not params:
-        raise ValueError(
-            f"Map: expected a non-empty dict of parameter tensors, got {type(params).__name__} "
-            f"{'without entries' if isinstance(params, Mapping) else '(use dict(model.named_parameters()))'}"
-        )
-    for name, value in params.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            found = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"Map: parameter {name!r} should be a floating-point tensor, got {found}")
-    trainable = {name: value for name, value in params.items() if value.requires_grad} or dict(params)
-    return trainable, {name: value for name, value in params.items() if name not in trainable}
-
-
-def _same_blocks(points: Mapping[str, Tensor] | None, residual: object) -> dict[str, Tensor] | None:
-    if not isinstance(residual, Mapping):
-        if points is not None:
-            raise ValueError("Map: points need a residual given block by block, {block: function(params, points)}")
-        return None
-    wrong = [name for name, x in (points or {}).items() if not isinstance(x, Tensor)]
-    if wrong:
-        raise TypeError(f"Map: the points of {wrong} should be tensors; use torch.as_tensor")
-    if points is None or points.keys() != residual.keys():
-        raise ValueError(
-            f"Map: the residual has the blocks {list(residual)}, "
-            f"points are given for {list(points or {})}; give points for each block"
-        )
-    return dict(points)
