@@ -11,6 +11,7 @@ from torch import Tensor
 
 from precondlab.dynamics.measure import measure, require_residual
 from precondlab.errors import Breakdown
+from precondlab.krylov.checks import require_integer
 from precondlab.operator import Operator, as_operator
 from precondlab.operators import Jacobian
 from precondlab.space import Space
@@ -125,8 +126,8 @@ def observe(
             "keep the points of the residual fixed"
         )
     require_residual("observe", J, residual)
-    if num_probes < 2 or num_matvecs < 1:
-        raise ValueError(f"observe: expected num_probes ≥ 2 and num_matvecs ≥ 1, got {num_probes} and {num_matvecs}")
+    require_integer("observe", "num_probes", num_probes, least=2)
+    require_integer("observe", "num_matvecs", num_matvecs)
     with torch.no_grad():
         Z = J.codomain.random(num_probes, generator=generator) if reference is None else reference._probes
         Y = J.forward(J.backward(Z))

@@ -10,6 +10,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 
 from precondlab.errors import NotPositive, Status
+from precondlab.krylov.checks import require_integer
 from precondlab.operator import Operator, as_operator
 from precondlab.operators import Dense, Identity
 from precondlab.spectrum.bounds import component_quantile
@@ -236,10 +237,7 @@ def _check(A: Operator, damping: float, num_matvecs: int | None, confidence: flo
     if not min(A.shape):
         raise ValueError(f"condition: expected an operator with rows and columns, got {A!r}; κ is not defined")
     if num_matvecs is not None:
-        if isinstance(num_matvecs, bool) or not isinstance(num_matvecs, (int, np.integer)):
-            raise TypeError(f"condition: num_matvecs should be an integer, got {num_matvecs!r}; use int(...)")
-        if num_matvecs < 1:
-            raise ValueError(f"condition: num_matvecs should be ≥ 1, got {num_matvecs}")
+        require_integer("condition", "num_matvecs", num_matvecs)
     for name, value in (("confidence", confidence), ("damping", damping)):
         if not isinstance(value, (int, float, np.number)):
             raise TypeError(f"condition: {name} should be a number, got {value!r}")

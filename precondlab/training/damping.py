@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from precondlab.errors import Breakdown
+from precondlab.krylov.checks import require_integer
 from precondlab.map import Map
 from precondlab.operator import Operator
 from precondlab.operators import Dense, Identity, Jacobian
@@ -173,9 +174,8 @@ def require_options(caller: str, *, solver: object, memory_budget: int, maxiter:
         raise ValueError(
             f"{caller}: expected a solver of {', '.join(known)}, or None to choose by size, got {solver!r}"
         )
-    for name, value in {"memory_budget": memory_budget, "maxiter": maxiter, "size": size}.items():
-        if not value >= 1:
-            raise ValueError(f"{caller}: expected {name} ≥ 1, got {value}")
+    for name, count in {"memory_budget": memory_budget, "maxiter": maxiter, "size": size}.items():
+        require_integer(caller, name, count)
 
 
 def singular(J: Operator, r: Tensor, *, reduced: Tensor | None = None) -> Linearization:
@@ -288,8 +288,7 @@ def sketched(
     >>> sketched(Map(lambda p: p["a"] * torch.tensor([3.0, 1.0]), {"a": a}), size=2).values
     tensor([3., 1.])
     """
-    if size < 1:
-        raise ValueError(f"sketched: expected size ≥ 1, got {size}")
+    require_integer("sketched", "size", size)
     n = residual.domain.size
     S = SignedGroups(residual.domain, size, generator=generator) if size < n else Identity(residual.domain)
     values, reduced = [], None

@@ -36,8 +36,22 @@ TAKERS = {
     ("chebyshev", "degree"): lambda n: pc.chebyshev(A, degree=n, interval=(1.0, 64.0)),
     ("lanczos_polynomial", "degree"): lambda n: pc.lanczos_polynomial(A, degree=n),
     ("sketch", "hashes"): lambda n: pc.sketch(J, hashes=n),
+    ("NewtonCG", "rank"): lambda n: pl.optim.NewtonCG(residual(), rank=n),
+    ("LevenbergMarquardt", "size"): lambda n: pl.optim.LevenbergMarquardt(residual(), size=n),
+    ("Preconditioned", "every"): lambda n: preconditioned(every=n),
+    ("observe", "num_probes"): lambda n: dynamics.observe(J, v, num_probes=n),
     ("design", "budget"): lambda n: pc.design(A, budget=n),
 }
+
+
+def residual():
+    return pl.Map(lambda p: p["a"] - 1, {"a": torch.zeros(3, requires_grad=True)})
+
+
+def preconditioned(**options):
+    r = residual()
+    base = torch.optim.SGD(r.params.values(), lr=0.1)
+    return pl.optim.Preconditioned(r, base, make=pc.jacobi, **options)
 
 
 @pytest.mark.parametrize(("who", "name"), TAKERS)

@@ -117,7 +117,7 @@ def test_a_sketched_step_is_the_best_one_in_its_random_subspace(budget):
 
 
 def test_a_sketch_needs_a_size():
-    with pytest.raises(ValueError, match="size ≥ 1, got 0"):
+    with pytest.raises(ValueError, match="size should be ≥ 1, got 0"):
         sketched(network(width=3), size=0)
 
 
@@ -155,9 +155,9 @@ def test_a_krylov_space_fits_the_budget():
     ("options", "message"),
     [
         ({"solver": "spare"}, r"expected a solver of dense, krylov, sketch, or None .*, got 'spare'"),
-        ({"maxiter": 0}, "expected maxiter ≥ 1, got 0"),
-        ({"size": 0}, "expected size ≥ 1, got 0"),
-        ({"memory_budget": 0}, "expected memory_budget ≥ 1, got 0"),
+        ({"maxiter": 0}, "maxiter should be ≥ 1, got 0"),
+        ({"size": 0}, "size should be ≥ 1, got 0"),
+        ({"memory_budget": 0}, "memory_budget should be ≥ 1, got 0"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

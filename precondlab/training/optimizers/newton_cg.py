@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from precondlab.krylov import cg
+from precondlab.krylov.checks import require_integer
 from precondlab.krylov.solution import SolverStatus
 from precondlab.map import Map
 from precondlab.operator import Operator
@@ -115,11 +116,10 @@ class NewtonCG(Minimizer):
         rtol: float = 1e-3,
         maxiter: int = 200,
     ) -> None:
-        if not (lr > 0 and damping >= 0 and 0 < rtol < 1) or min(rank, every, maxiter) < 1:
-            raise ValueError(
-                "NewtonCG: expected lr > 0, damping ≥ 0, 0 < rtol < 1 and rank, every, maxiter ≥ 1, got "
-                f"{lr}, {damping}, {rtol} and {rank}, {every}, {maxiter}"
-            )
+        if not (lr > 0 and damping >= 0 and 0 < rtol < 1):
+            raise ValueError(f"NewtonCG: expected lr > 0, damping ≥ 0 and 0 < rtol < 1, got {lr}, {damping} and {rtol}")
+        for name, count in {"rank": rank, "every": every, "maxiter": maxiter}.items():
+            require_integer("NewtonCG", name, count)
         defaults = {"lr": lr, "damping": damping, "rank": rank, "every": every, "rtol": rtol, "maxiter": maxiter}
         super().__init__(residual, defaults, previous=None, basis=None, values=None, rest=0.0, age=0)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from precondlab.errors import NotPositive
+from precondlab.krylov.checks import require_integer
 from precondlab.map import Map
 from precondlab.operator import Operator, as_operator
 from precondlab.operators import Gram, Jacobian
@@ -109,8 +110,10 @@ class Preconditioned(Minimizer):
             )
         if isinstance(base, torch.optim.LBFGS | Minimizer):
             raise ValueError(f"Preconditioned: {type(base).__name__} takes no gradient from outside; use it on its own")
-        if (every is not None and every < 1) or (drift is not None and not drift > 0):
-            raise ValueError(f"Preconditioned: expected every ≥ 1 and drift > 0, or None, got {every} and {drift}")
+        if every is not None:
+            require_integer("Preconditioned", "every", every)
+        if drift is not None and not drift > 0:
+            raise ValueError(f"Preconditioned: expected drift > 0, or None, got {drift}")
         super().__init__(
             residual,
             {},
