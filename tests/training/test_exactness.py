@@ -339,7 +339,7 @@ def test_bad_arguments_are_refused():
         pl.optim.Preconditioned(r, torch.optim.SGD, make=make)
     with pytest.raises(ValueError, match="takes no gradient from outside"):
         pl.optim.Preconditioned(r, torch.optim.LBFGS(model.parameters()), make=make)
-    with pytest.raises(ValueError, match="every ≥ 1"):
+    with pytest.raises(ValueError, match="every should be ≥ 1"):
         pl.optim.Preconditioned(r, sgd, make=make, every=0)
     with pytest.raises(ValueError, match="and no others"):
         pl.optim.Preconditioned(r, torch.optim.SGD(network()[0].parameters(), lr=0.1), make=make)
